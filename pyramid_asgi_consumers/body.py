@@ -1,0 +1,81 @@
+"""Reads the body of a request before a WSGI application is called with it."""
+
+import asyncio
+import io
+import tempfile
+from collections.abc import Awaitable, Callable
+from typing import BinaryIO
+
+from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
+
+# Up to so many bytes stay in memory; what is longer goes to a temporary file.
+MEMORY = 512 * 1024
+
+
+async def read_body(
+    receive: Callable[[], Awaitable[dict]], length: int | None, limit: int
+) -> tuple[BinaryIO, int]:
+    """Read a request's body to its end; return it as a file at its start, and its size in bytes.
+
+    ``length`` is what the request declares as its Content-Length, None where it declares none;
+    ``limit`` is the greatest size, in bytes, that is read. The caller closes the file.
+
+    Raises :class:`BodyTooLarge` as soon as ``limit`` is passed, :class:`ClientDisconnected` where
+    the client leaves before the end, :class:`BadRequest` where ``length`` is not what came.
+    """
+    if length is not None and length > limit:
+        raise BodyTooLarge(limit)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body = message.get("body", b"")
+        _check(len(body), length, limit)
+        return io.BytesIO(body), len(body)
+    return await _read_on(message, receive, length, limit)
+
+
+async def _read_on(message, receive, length, limit):
+    file: BinaryIO = io.BytesIO()
+    size = 0
+    in_memory = True
+    pending: list[bytes] = []
+    pending_size = 0
+    try:
+        while True:
+            if message["type"] != "http.request":
+                raise ClientDisconnected("The client left during its upload")
+            if chunk := message.get("body", b""):
+                size += len(chunk)
+                if size > limit:
+                    raise BodyTooLarge(limit)
+                pending.append(chunk)
+                pending_size += len(chunk)
+            if in_memory and size > MEMORY:
+                in_memory = False
+                file = tempfile.TemporaryFile()
+            if pending_size > MEMORY:
+                await asyncio.to_thread(file.write, b"".join(pending))
+                pending, pending_size = [], 0
+            if not message.get("more_body"):
+                break
+            message = await receive()
+        _check(size, length, limit)
+        rest = b"".join(pending)
+        if in_memory:
+            return io.BytesIO(rest), size
+        await asyncio.to_thread(_finish, file, rest)
+        return file, size
+    except BaseException:
+        file.close()
+        raise
+
+
+def _finish(file: BinaryIO, rest: bytes) -> None:
+    file.write(rest)
+    file.seek(0)
+
+
+def _check(size: int, length: int | None, limit: int) -> None:
+    if size > limit:
+        raise BodyTooLarge(limit)
+    if length is not None and size != length:
+        raise BadRequest(f"Content-Length is {length}, but {size} bytes came")

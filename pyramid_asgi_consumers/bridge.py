@@ -1,0 +1,125 @@
+"""Serves a WSGI application as an ASGI http application."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from asgiref.wsgi import WsgiToAsgi
+
+from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.body import read_body
+from pyramid_asgi_consumers.environ import build_environ
+from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
+from pyramid_asgi_consumers.response import FileWrapper, Receive, Response, Send
+from pyramid_asgi_consumers.threads import ThreadPool
+
+log = logging.getLogger(__name__)
+
+
+class WSGIBridge(WsgiToAsgi):
+    """The server side of WSGI (PEP 3333) over ASGI's http protocol.
+
+    ``wsgi_app`` runs in up to ``threads`` threads of the bridge's own. A request body of more than
+    ``max_body_size`` bytes is answered with 413. :meth:`drain` waits at most ``shutdown_timeout``
+    seconds for what runs. ``multiprocess`` becomes ``wsgi.multiprocess``. ``root_path`` is where
+    the application is mounted; None takes what the server says in the scope.
+    """
+
+    def __init__(
+        self,
+        wsgi_app: Callable[..., Any],
+        threads: int = 32,
+        *,
+        max_body_size: int = 2**30,
+        shutdown_timeout: float = 10.0,
+        multiprocess: bool = False,
+        root_path: str | None = None,
+    ) -> None:
+        super().__init__(wsgi_app)
+        self.max_body_size = max_body_size
+        self.shutdown_timeout = shutdown_timeout
+        self.multiprocess = multiprocess
+        self.root_path = root_path
+        self.pool = ThreadPool(threads, "asgi-view")
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, whose ``scope`` has the type ``http`` (ValueError otherwise).
+
+        An exception of the application is logged and answered with 500. One that comes after the
+        response has started is raised, so that the server breaks the connection off.
+        """
+        if scope["type"] != "http":
+            raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
+        root_path = quirks.root_path(scope, send) if self.root_path is None else self.root_path
+        try:
+            environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
+            length = environ.get("CONTENT_LENGTH")
+            body, size = await read_body(
+                receive, None if length is None else int(length), self.max_body_size
+            )
+        except BadRequest as error:
+            log.info("400 for %s %r: %s", scope["method"], scope["path"], error)
+            return await refuse(scope, send, 400, "Bad Request")
+        except BodyTooLarge as error:
+            log.info("413 for %s %r: %s", scope["method"], scope["path"], error)
+            return await refuse(scope, send, 413, "Content Too Large")
+        except ClientDisconnected:
+            return
+        if size:
+            environ["CONTENT_LENGTH"] = str(size)
+        environ["wsgi.input"] = body
+        environ["wsgi.file_wrapper"] = FileWrapper
+        response = Response(self.wsgi_application, environ, asyncio.get_running_loop(), self.pool)
+        self.pool.submit(partial(contextvars.copy_context().run, run, response, body))
+        try:
+            await response.send_to(receive, quirks.paced(send))
+        except OSError as error:
+            if error is response.error:
+                await fail(scope, send, response.sent, error)
+            else:
+                log.debug("The client left: %s %r", scope["method"], scope["path"])
+        except Exception as error:
+            await fail(scope, send, response.sent, error)
+
+    async def drain(self) -> None:
+        """Wait until no view runs, at most ``shutdown_timeout`` seconds."""
+        if not await self.pool.drain(self.shutdown_timeout):
+            log.warning("Views still run after %s s; they are left alone", self.shutdown_timeout)
+
+
+def run(response: Response, body: Any) -> None:
+    try:
+        response.run()
+    finally:
+        body.close()
+
+
+async def refuse(scope: dict[str, Any], send: Send, status: int, reason: str) -> None:
+    """Answer an http scope with a plain text page that says no more than the status."""
+    text = f"{status} {reason}\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(text)).encode()),
+    ]
+    # The rest of the upload is not read, so the connection cannot serve another request. HTTP/2
+    # has no such header (RFC 9113 section 8.2.2).
+    if status == 413 and scope.get("http_version", "1.1").startswith("1"):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text, "more_body": False})
+
+
+async def fail(scope: dict[str, Any], send: Send, started: bool, error: BaseException) -> None:
+    """End an http request whose application raised ``error``.
+
+    Logged, and answered with 500. Where the response has ``started`` the server is to break the
+    connection off: ``error`` is raised for it, and logged by it, but on Daphne.
+    """
+    if started and not quirks.break_off(send):
+        raise error
+    log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
+    if not started:
+        await refuse(scope, send, 500, "Internal Server Error")

@@ -1,0 +1,45 @@
+"""The errors this package raises."""
+
+from pyramid.exceptions import ConfigurationError
+
+__all__ = [
+    "BadRequest",
+    "BodyTooLarge",
+    "ClientDisconnected",
+    "ConfigurationError",
+    "WSGIError",
+    "WebSocketDisconnect",
+]
+
+
+class BadRequest(ValueError):
+    """A scope that no request can be made of: the client is answered with 400."""
+
+
+class WebSocketDisconnect(Exception):
+    """The client has left a websocket.
+
+    ``code`` is the close code (RFC 6455 section 7.4), 1006 where the connection just broke;
+    ``reason`` is the text the client gave, or an empty string.
+    """
+
+    def __init__(self, code: int = 1005, reason: str | None = None) -> None:
+        super().__init__(code, reason or "")
+        self.code = code
+        self.reason = reason or ""
+
+
+class BodyTooLarge(Exception):
+    """A request's body passes the setting ``asgi.max_body_size``: the client gets 413."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is longer than {limit} bytes (asgi.max_body_size)")
+        self.limit = limit
+
+
+class ClientDisconnected(OSError):
+    """The HTTP client has left while its request was read or its response was sent."""
+
+
+class WSGIError(RuntimeError):
+    """A WSGI application does what PEP 3333 forbids; the message says what."""

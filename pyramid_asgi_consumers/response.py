@@ -1,0 +1,390 @@
+"""One WSGI response: made in a worker thread, sent by the event loop.
+
+:class:`Response` has two sides. :meth:`Response.run` and what it calls belong to the worker thread,
+:meth:`Response.send_to` to the event loop; what they share is guarded by one lock.
+"""
+
+import asyncio
+import logging
+import re
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
+from pyramid_asgi_consumers.threads import ThreadPool, call_soon, settle
+
+log = logging.getLogger(__name__)
+
+# A thread that is so many bytes ahead of its client waits until it is less than half as far.
+AHEAD = 512 * 1024
+# Small chunks that wait together are sent as one message of about this size.
+JOINED = 64 * 1024
+# So much of a file is read at a time.
+BLOCK = 256 * 1024
+
+# PEP 3333, "Other HTTP Features": these are the server's to send (RFC 2616 section 13.5.1).
+HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Job = Callable[..., object]
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper`` (PEP 3333, "Optional Platform-Specific File Handling").
+
+    ``file`` has ``read(size)``; ``block_size`` is the number of bytes that iteration reads at once.
+    Returned as the response, its file is read block by block as the client takes them.
+    """
+
+    def __init__(self, file: BinaryIO, block_size: int = 8192) -> None:
+        self.file = file
+        self.block_size = block_size
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.file.read(self.block_size):
+            yield block
+
+
+class Response:
+    """What ``wsgi_app`` answers to ``environ``.
+
+    ``pool`` runs it, and reads the files that it returns. Create it on the event loop.
+    """
+
+    def __init__(
+        self,
+        wsgi_app: Callable[..., Any],
+        environ: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+        pool: ThreadPool,
+    ) -> None:
+        self.wsgi_app = wsgi_app
+        self.environ = environ
+        self.loop = loop
+        self.pool = pool
+        #: Whether ``http.response.start`` was sent.
+        self.sent = False
+
+        # The worker thread's own.
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._started = False
+        self._bodyless = False
+        self._length: int | None = None
+        self._written = 0
+        self._only = b""
+
+        # Shared.
+        self._lock = threading.Lock()
+        self._room: threading.Condition | None = None
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._finished = False
+        self._gone = False
+        self.error: BaseException | None = None
+        self._file: FileWrapper | None = None
+        self._file_lock = threading.Lock()
+        self._news: asyncio.Future[None] | None = None
+
+    # In the worker thread.
+
+    def run(self) -> None:
+        """Call the application and hand on what it answers, to the end."""
+        error: BaseException | None = None
+        try:
+            result = self.wsgi_app(self.environ, self.start_response)
+            if isinstance(result, FileWrapper) and self._head is not None and not self._started:
+                self._start()
+                if not self._bodyless:
+                    self._file = result
+            if self._file is None:
+                try:
+                    self._iterate(result)
+                finally:
+                    _close(result)
+        except _ClientGone:
+            pass
+        except BaseException as exception:
+            error = exception
+        with self._lock:
+            if self._only and not self._gone:
+                self._chunks.append(self._only)
+            self._finished = True
+            self.error = error
+            unheard = self._gone and error
+            news, self._news = self._news, None
+        if unheard and not isinstance(unheard, ClientDisconnected):
+            log.error("A request that nobody waits for any more failed", exc_info=unheard)
+        if news is not None:
+            call_soon(self.loop, settle, news, None, None)
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """PEP 3333's ``start_response``; returns its ``write``."""
+        if exc_info:
+            try:
+                if self._started:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self._head is not None:
+            raise WSGIError("start_response was called a second time without exc_info")
+        self._head = _checked_status(status), _checked_headers(headers)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's ``write``: send ``data`` now.
+
+        Raises :class:`ClientDisconnected` where the client has left.
+        """
+        try:
+            self._put(data)
+        except _ClientGone:
+            raise ClientDisconnected("The client left during its response") from None
+
+    def _iterate(self, result: Any) -> None:
+        # The only chunk of a sequence need not be announced: the end follows at once.
+        alone = type(result) in (list, tuple) and len(result) == 1
+        for chunk in result:
+            self._put(chunk, alone)
+            if self._bodyless:
+                return
+        if self._head is None:
+            raise WSGIError("The application returned without calling start_response")
+        self._start()
+        if self._length is not None and self._written < self._length and not self._bodyless:
+            raise WSGIError(
+                f"The response is {self._written} bytes, its Content-Length is {self._length}"
+            )
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        status, headers = self._head
+        self._bodyless = status in (204, 304) or self.environ["REQUEST_METHOD"] == "HEAD"
+        for name, value in headers:
+            if name.lower() == b"content-length":
+                if not value.isdigit():
+                    raise WSGIError(f"Content-Length must be a number of bytes, not {value!r}")
+                self._length = int(value)
+        self._started = True
+
+    def _put(self, chunk: bytes, alone: bool = False) -> None:
+        if self._head is None:
+            raise WSGIError("The application gave a chunk before it called start_response")
+        if not isinstance(chunk, bytes):
+            raise WSGIError(f"A chunk of a response must be bytes, not {type(chunk).__name__}")
+        if not chunk:
+            return
+        self._start()
+        if self._bodyless:
+            return
+        if self._length is not None and self._written + len(chunk) > self._length:
+            chunk = chunk[: self._length - self._written]
+            log.warning("The response is longer than its Content-Length; the rest is cut")
+        self._written += len(chunk)
+        if alone:
+            self._only = chunk
+            return
+        with self._lock:
+            if self._gone:
+                raise _ClientGone
+            if not chunk:
+                return
+            self._chunks.append(chunk)
+            self._size += len(chunk)
+            news, self._news = self._news, None
+        if news is not None and not call_soon(self.loop, settle, news, None, None):
+            raise _ClientGone
+        if self._size > AHEAD:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        with self._lock:
+            if self._room is None:
+                self._room = threading.Condition(self._lock)
+            while self._size > AHEAD // 2 and not self._gone:
+                self._room.wait()
+
+    # On the event loop.
+
+    async def send_to(self, receive: Receive, send: Send) -> None:
+        """Send the response.
+
+        Returns when it was sent or the client has left. Raises what the application raised; then
+        :attr:`sent` tells whether a part of it went out.
+        """
+        watcher: asyncio.Task[None] | None = None
+        try:
+            data, last = await self._take()
+            status, headers = self._head
+            self.sent = True
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            if not last or self._file is not None:
+                watcher = self.loop.create_task(self._watch(receive))
+            while not last:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                data, last = await self._take()
+            if self._file is not None:
+                await self._send_file(send)
+            elif not self._gone:
+                await send({"type": "http.response.body", "body": data, "more_body": False})
+        finally:
+            self._leave()
+            if watcher is not None:
+                watcher.cancel()
+            if self._file is not None:
+                await self.pool.run(self._close_file)
+            if watcher is not None:
+                await asyncio.wait((watcher,))
+
+    async def _take(self) -> tuple[bytes, bool]:
+        """Bytes that are there to send, none only at the end; and whether this is the end."""
+        while True:
+            with self._lock:
+                if self._gone:
+                    return b"", True
+                if self._chunks:
+                    data = self._pop()
+                    return data, self._finished and not self._chunks and self.error is None
+                if self._finished:
+                    if self.error is not None:
+                        raise self.error
+                    return b"", True
+                news = self._news = self.loop.create_future()
+            await news
+
+    def _pop(self) -> bytes:
+        chunks = self._chunks
+        data = chunks.popleft()
+        if chunks and len(data) < JOINED:
+            parts = [data]
+            size = len(data)
+            while chunks and size + len(chunks[0]) <= JOINED:
+                size += len(chunks[0])
+                parts.append(chunks.popleft())
+            data = b"".join(parts)
+        self._size -= len(data)
+        if self._room is not None and self._size <= AHEAD // 2:
+            self._room.notify()
+        return data
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take nothing more from the thread, which ends at its next chunk."""
+        with self._lock:
+            self._gone = True
+            self._chunks.clear()
+            self._size = 0
+            if self._room is not None:
+                self._room.notify()
+            news, self._news = self._news, None
+        if news is not None:
+            settle(news, None, None)
+
+    async def _send_file(self, send: Send) -> None:
+        left = self._length
+        while not self._gone:
+            data = b""
+            if left != 0:
+                size = BLOCK if left is None else min(BLOCK, left)
+                data = await self.pool.run(self._read, size)
+            if left is not None:
+                if left and not data:
+                    raise WSGIError(
+                        f"The file is {left} bytes shorter than its Content-Length of {self._length}"
+                    )
+                data = data[:left]
+                left -= len(data)
+            more = bool(data) and left != 0
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+            if not more:
+                return
+
+    def _read(self, size: int) -> bytes:
+        with self._file_lock:
+            return self._file.file.read(size)
+
+    def _close_file(self) -> None:
+        # A block may still be being read, for a request that was cancelled.
+        with self._file_lock:
+            _close(self._file)
+
+
+class _ClientGone(BaseException):
+    """Ends :meth:`Response.run`; never seen by an application."""
+
+
+def _close(result: Any) -> None:
+    close = getattr(result, "close", None)
+    if close is not None:
+        try:
+            close()
+        except BaseException:
+            log.exception("close() of the response iterable failed")
+
+
+@lru_cache(maxsize=128)
+def _status_code(status: str) -> int:
+    if not re.fullmatch(r"[2-9][0-9][0-9]( [^\x00-\x1f\x7f]*)?", status):
+        raise WSGIError(f"The status must be like '200 OK', not {status!r}")
+    return int(status[:3])
+
+
+def _checked_status(status: object) -> int:
+    if not isinstance(status, str):
+        raise WSGIError(f"The status must be a str like '200 OK', not {status!r}")
+    return _status_code(status)
+
+
+def _checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
+    if not isinstance(headers, list):
+        raise WSGIError(f"The headers must be a list, not {type(headers).__name__}")
+    checked = []
+    for header in headers:
+        if not isinstance(header, tuple) or len(header) != 2:
+            raise WSGIError(f"A header must be a tuple (name, value), not {header!r}")
+        name, value = header
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise WSGIError(f"A header's name and value must be str, not {header!r}")
+        if _forbidden(value):
+            raise WSGIError(f"The value of the header {name!r} has a control character: {value!r}")
+        try:
+            checked.append((_header_name(name), value.encode("latin-1")))
+        except UnicodeEncodeError:
+            raise WSGIError(f"The value of the header {name!r} is not latin-1: {value!r}") from None
+    return checked
+
+
+_forbidden = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
+
+
+@lru_cache(maxsize=512)
+def _header_name(name: str) -> bytes:
+    # RFC 9110 section 5.1: a token. ASGI wants it in lower case.
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        raise WSGIError(f"{name!r} is no name of a header")
+    if name.lower() in HOP_BY_HOP:
+        raise WSGIError(f"The header {name!r} is hop-by-hop: it is the server's to send")
+    return name.lower().encode("ascii")
