@@ -1,6 +1,7 @@
 """Serves a WSGI application as an ASGI http application."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import Callable
@@ -108,8 +109,10 @@ async def refuse(scope: dict[str, Any], send: Send, status: int, reason: str) ->
     # has no such header (RFC 9113 section 8.2.2).
     if status == 413 and scope.get("http_version", "1.1").startswith("1"):
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text, "more_body": False})
+    # A client that has left already gets nothing.
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": text, "more_body": False})
 
 
 async def fail(scope: dict[str, Any], send: Send, started: bool, error: BaseException) -> None:

@@ -101,8 +101,8 @@ def build_environ(
     scheme = WSGI_SCHEMES.get(scheme, scheme)
     client_host, client_port = scope.get("client") or ("", "")
     server_host, server_port = scope.get("server") or (None, None)
-    # A unix socket has no name that a URL could be made of.
-    if server_port is None:
+    # A unix socket has no port, and no name that a URL could be made of.
+    if not server_port:
         server_host, server_port = "localhost", DEFAULT_PORTS.get(scheme, "80")
     environ = {
         "REQUEST_METHOD": "GET" if scope["type"] == "websocket" else scope["method"],
@@ -110,7 +110,7 @@ def build_environ(
         "PATH_INFO": path,
         "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
         "SERVER_PROTOCOL": "HTTP/" + scope.get("http_version", "1.1"),
-        "SERVER_NAME": server_host,
+        "SERVER_NAME": server_host or "localhost",
         "SERVER_PORT": str(server_port),
         "REMOTE_ADDR": client_host or "",
         "REMOTE_PORT": "" if client_port is None else str(client_port),

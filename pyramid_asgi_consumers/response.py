@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.threads import ThreadPool, call_soon, settle
+from pyramid_asgi_consumers.threads import ThreadPool, call_soon, carried, settle
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class Response:
         self.pool = pool
         #: Whether ``http.response.start`` was sent.
         self.sent = False
+        #: What the application raised.
+        self.error: BaseException | None = None
 
         # The worker thread's own.
         self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
@@ -97,7 +99,6 @@ class Response:
         self._size = 0
         self._finished = False
         self._gone = False
-        self.error: BaseException | None = None
         self._file: FileWrapper | None = None
         self._file_lock = threading.Lock()
         self._news: asyncio.Future[None] | None = None
@@ -121,7 +122,7 @@ class Response:
         except _ClientGone:
             pass
         except BaseException as exception:
-            error = exception
+            error = carried(exception)
         with self._lock:
             if self._only and not self._gone:
                 self._chunks.append(self._only)
@@ -313,7 +314,7 @@ class Response:
             if left is not None:
                 if left and not data:
                     raise WSGIError(
-                        f"The file is {left} bytes shorter than its Content-Length of {self._length}"
+                        f"The file ends {left} bytes before its Content-Length of {self._length}"
                     )
                 data = data[:left]
                 left -= len(data)

@@ -128,14 +128,15 @@ def settle(future: asyncio.Future, result: object, error: BaseException | None) 
     if error is None:
         future.set_result(result)
     else:
-        future.set_exception(_carried(error))
+        future.set_exception(carried(error))
 
 
-def _carried(error: BaseException) -> BaseException:
+def carried(error: BaseException) -> BaseException:
+    """``error``, or what stands for it where it cannot be raised on an event loop."""
     # StopIteration cannot be raised into a future, and an exit that one job asked for is not
     # for the event loop to obey.
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    carried = RuntimeError(f"{type(error).__name__} was raised in a worker thread")
-    carried.__cause__ = error
-    return carried
+    stand_in = RuntimeError(f"{type(error).__name__} was raised in a worker thread")
+    stand_in.__cause__ = error
+    return stand_in

@@ -1,0 +1,14 @@
+"""ASGI consumers and websockets beside the routes of a Pyramid application."""
+
+from pyramid_asgi_consumers.application import ASGIApplication
+from pyramid_asgi_consumers.bridge import WSGIBridge
+from pyramid_asgi_consumers.config.consumers import asgi_consumer_config
+from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+
+__all__ = ["ASGIApplication", "WSGIBridge", "WebSocketDisconnect", "asgi_consumer_config"]
+
+
+def includeme(config):
+    """Add the directives: ``config.include("pyramid_asgi_consumers")``."""
+    config.include(".config.consumers")
+    config.include(".config.application")

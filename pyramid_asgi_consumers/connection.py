@@ -1,0 +1,133 @@
+"""One connection to a consumer: its limit and origin, and how it ends when the consumer raises."""
+
+import logging
+from typing import Any
+
+from pyramid.httpexceptions import HTTPException
+from pyramid.request import Request
+
+from pyramid_asgi_consumers.bridge import fail
+from pyramid_asgi_consumers.denial import deny
+from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.origins import OriginRule
+
+log = logging.getLogger(__name__)
+
+
+class Limit:
+    """How many connections may be open at once; None for any number."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.open = 0
+
+    @property
+    def full(self) -> bool:
+        return self.most is not None and self.open >= self.most
+
+    def __enter__(self) -> None:
+        self.open += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.open -= 1
+
+
+class Endpoint:
+    """Serves the connections of one consumer.
+
+    ``rule`` is the origin rule of the application, ``process`` its limit for all consumers.
+    """
+
+    def __init__(self, consumer: Consumer, rule: OriginRule, process: Limit) -> None:
+        self.consumer = consumer
+        self.rule = rule.extended(consumer.origins)
+        self.process = process
+        self.limit = Limit(consumer.max_connections)
+
+    async def websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Serve a websocket, from its handshake to its close."""
+        reason = self.rule.refusal(scope["headers"])
+        if reason is not None:
+            log.warning("403 for a handshake to %s: %s", self.consumer, reason)
+            return await deny(scope, send, 403)
+        if self.limit.full or self.process.full:
+            log.warning("503 for a handshake to %s: too many are open", self.consumer)
+            return await deny(scope, send, 503)
+        with self.limit, self.process:
+            await self._serve_websocket(scope, receive, send)
+
+    async def _serve_websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        state = "connecting"
+
+        def tracked(message: dict[str, Any]) -> Any:
+            nonlocal state
+            kind = message["type"]
+            if kind == "websocket.accept":
+                state = "open"
+            elif kind != "websocket.send":
+                state = "closed"
+            return send(message)
+
+        code = 1000
+        denial = 403
+        response = None
+        try:
+            await self.consumer.app(scope, receive, tracked)
+        except (WebSocketDisconnect, OSError) as error:
+            log.debug("The client left %s: %r", self.consumer, error)
+            return
+        except HTTPException as error:
+            response = error
+            denial = error.status_int
+            code = 4000 + error.status_int
+        except Exception:
+            log.exception("%s failed", self.consumer)
+            denial, code = 500, 1011
+        if state == "connecting":
+            if response is None:
+                await deny(scope, send, denial)
+            else:
+                await deny(scope, send, denial, *_rendered(response))
+        elif state == "open":
+            try:
+                await send({"type": "websocket.close", "code": code, "reason": ""})
+            except (OSError, RuntimeError) as error:
+                # Servers say in different ways that the client was faster.
+                log.debug("The client of %s had left: %r", self.consumer, error)
+
+    async def http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Serve an http request."""
+        started = False
+
+        def tracked(message: dict[str, Any]) -> Any:
+            nonlocal started
+            started = True
+            return send(message)
+
+        if self.limit.full or self.process.full:
+            log.warning("503 for %s: too many are open", self.consumer)
+            return await _answer(send, 503, [(b"content-length", b"0")], b"")
+        with self.limit, self.process:
+            try:
+                await self.consumer.app(scope, receive, tracked)
+            except HTTPException as error:
+                if started:
+                    raise
+                await _answer(send, error.status_int, *_rendered(error))
+            except Exception as error:
+                await fail(scope, send, started, error)
+
+
+async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _rendered(error: HTTPException) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    response = Request.blank("/").get_response(error)
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headerlist
+    ]
+    return headers, response.body

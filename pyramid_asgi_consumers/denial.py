@@ -1,0 +1,34 @@
+"""The one way to refuse a websocket."""
+
+from typing import Any
+
+from pyramid_asgi_consumers import quirks
+
+
+async def deny(
+    scope: dict[str, Any],
+    send: Any,
+    status: int,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    body: bytes | None = None,
+) -> None:
+    """Refuse the handshake that ``scope`` describes.
+
+    Where the server offers ``websocket.http.response`` (ASGI's Websocket Denial Response) the
+    client gets ``status``, ``headers`` and ``body``; else ``websocket.close``, which servers turn
+    into a bare 403. Without ``headers`` and ``body`` it is a line of plain text. A status that
+    servers cannot send as a denial becomes one that they can.
+    """
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        return
+    status = quirks.denial_status(status)
+    if headers is None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    if body is None:
+        body = f"{status}\n".encode()
+    headers = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+    headers.append((b"content-length", str(len(body)).encode()))
+    headers = quirks.denial_headers(send, headers)
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,20 @@
+"""The contracts kept in the registry."""
+
+from zope.interface import Attribute, Interface
+
+
+class IConsumerMapper(Interface):
+    """The consumers that were declared."""
+
+    def add(consumer):
+        """Add a ``Consumer``, in place of one with the same protocol and path."""
+
+    def __call__(protocol, path):
+        """Return ``(consumer, path_params)`` for ``path``, or None."""
+
+
+class IASGIApplication(Interface):
+    """What ``config.make_asgi_app()`` returns: an ASGI 3 application."""
+
+    registry = Attribute("The Pyramid registry.")
+    wsgi_app = Attribute("The WSGI application that answers what no consumer does.")
