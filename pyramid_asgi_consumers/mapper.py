@@ -50,6 +50,7 @@ class ConsumerMapper:
         # that is literal (None where it is not), the most specific first.
         self._literal: dict[str, dict[str, Consumer]] = {}
         self._others: dict[str, dict[str | None, list[Consumer]]] = {}
+        self._sorted = True
 
     def __iter__(self):
         return iter(self._consumers.values())
@@ -57,6 +58,9 @@ class ConsumerMapper:
     def add(self, consumer: Consumer) -> None:
         """Add ``consumer``, in place of one with the same protocol and path."""
         self._consumers[consumer.protocol, consumer.path] = consumer
+        self._sorted = False
+
+    def _sort(self) -> None:
         self._literal, self._others = {}, {}
         for each in self:
             if not any(each.rank):
@@ -67,13 +71,18 @@ class ConsumerMapper:
         for others in self._others.values():
             for found in others.values():
                 found.sort(key=lambda one: one.rank)
+        self._sorted = True
 
     def has(self, protocol: str) -> bool:
         """Whether any consumer was declared for ``protocol``."""
+        if not self._sorted:
+            self._sort()
         return protocol in self._literal or protocol in self._others
 
     def __call__(self, protocol: str, path: str) -> tuple[Consumer, dict[str, Any]] | None:
         """Return the consumer for ``path`` (text, within the root path) and what it matched."""
+        if not self.has(protocol):
+            return None
         # Python's $ also matches in front of a final newline.
         if path.endswith("\n"):
             return None
