@@ -61,7 +61,7 @@ class ASGIApplication:
 
     async def _http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         try:
-            found = self._find(scope, send)
+            found = self._find(scope)
         except BadRequest as error:
             log.info("400 for %s %r: %s", scope["method"], scope["path"], error)
             return await refuse(scope, send, 400, "Bad Request")
@@ -72,7 +72,7 @@ class ASGIApplication:
 
     async def _websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         try:
-            found = self._find(scope, send)
+            found = self._find(scope)
         except BadRequest as error:
             log.info("400 for a handshake to %r: %s", scope["path"], error)
             return await deny(scope, send, 400)
@@ -82,10 +82,10 @@ class ASGIApplication:
         endpoint, own = found
         await endpoint.websocket(own, receive, send)
 
-    def _find(self, scope: dict[str, Any], send: Any) -> tuple[Endpoint, dict[str, Any]] | None:
+    def _find(self, scope: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]] | None:
         root_path = self.bridge.root_path
         if root_path is None:
-            root_path = quirks.root_path(scope, send)
+            root_path = quirks.root_path(scope)
         root_path, path = split_root_path(scope, root_path)
         found = self.mapper(scope["type"], path)
         if found is None:
