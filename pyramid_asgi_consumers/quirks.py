@@ -5,7 +5,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -17,12 +17,30 @@ def root_path(scope: Mapping[str, Any]) -> str:
     """The root path that the scope states, as far as it can be trusted.
 
     Daphne 4.2.3 takes it from a header, ``Daphne-Root-Path``, which any client can send: there it
-    is empty. Daphne is known by its scope, which survives ASGI middleware: of the servers it alone
-    gives no version of the specification.
+    is empty.
     """
-    if "daphne.server" in sys.modules and "spec_version" not in scope.get("asgi", ()):
-        return ""
-    return scope.get("root_path") or ""
+    return "" if _is_daphne(scope) else scope.get("root_path") or ""
+
+
+def sends_no_lifespan(scope: Mapping[str, Any]) -> bool:
+    """Whether the server never tells an application that it starts: Daphne 4.2.3."""
+    return _is_daphne(scope)
+
+
+def _is_daphne(scope: Mapping[str, Any]) -> bool:
+    # The scope survives ASGI middleware, which send does not. Of all servers Daphne alone gives no
+    # version of the specification; the tests of other projects do not either.
+    return "spec_version" not in scope.get("asgi", ()) and "daphne.server" in sys.modules
+
+
+def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Have Daphne 4.2.3 await ``leave()`` when it stops, before its event loop ends."""
+    from twisted.internet import defer, reactor
+
+    def trigger() -> Any:
+        return defer.Deferred.fromFuture(asyncio.ensure_future(leave()))
+
+    reactor.addSystemEventTrigger("before", "shutdown", trigger)
 
 
 def break_off(send: Any) -> bool:

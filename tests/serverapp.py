@@ -319,15 +319,13 @@ def make_app():
         config.add_asgi_consumer("/consumer/crash-late", "http", http_crash_late)
         config.add_asgi_consumer("/consumer/{name}", "http", http_consumer)
 
-        if hasattr(config, "add_asgi_app"):
-            config.add_asgi_app("/starlette", starlette_app)
+        config.add_asgi_app("/starlette", starlette_app)
         config.add_asgi_consumer("/ws/starlette/{room}", "websocket", StarletteEcho)
         config.add_asgi_consumer("/ws/channels/{room}", "websocket", ChannelsEcho.as_asgi())
         config.add_asgi_consumer("/ws/asgi2", "websocket", ASGI2Echo)
 
-        if hasattr(config, "add_asgi_lifespan"):
-            config.add_asgi_lifespan(lifespan("first"))
-            config.add_asgi_lifespan(lifespan("second"))
+        config.add_asgi_lifespan(lifespan("first"))
+        config.add_asgi_lifespan(lifespan("second"))
         return config.make_asgi_app()
 
 

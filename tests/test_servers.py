@@ -353,7 +353,9 @@ def test_an_asgi_2_class(server):
 
 def _denied(server, status):
     """What becomes of the ``status`` of a denial."""
-    return 403 if server.name in CANNOT["status, headers and body of a refused websocket"] else status
+    return (
+        403 if server.name in CANNOT["status, headers and body of a refused websocket"] else status
+    )
 
 
 DENYING = sorted(OTHERS)
