@@ -8,6 +8,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException
 from pyramid.request import Request
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny
 from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
@@ -60,6 +61,7 @@ class Endpoint:
 
     async def _serve_websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         state = "connecting"
+        send = quirks.websocket_send(send)
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state

@@ -49,7 +49,7 @@ def break_off(send: Any) -> bool:
     Daphne 4.2.3 leaves the connection open when an application raises after its response has
     started, and stops looking after all other applications. Other servers do break it off.
     """
-    protocol = _daphne_request(send)
+    protocol = _daphne_protocol(send)
     # Daphne logs what is raised after the end of a response, and nothing else happens.
     if protocol is None or protocol.finished:
         return False
@@ -62,7 +62,7 @@ def paced(send: Any) -> Callable[[dict[str, Any]], Any]:
 
     Daphne 4.2.3 buffers whatever it is given: there Twisted's transport is asked.
     """
-    protocol = _daphne_request(send)
+    protocol = _daphne_protocol(send)
     if protocol is None:
         return send
     pace: _Pace | None = None
@@ -99,11 +99,37 @@ class _Pace:
     stopProducing = resumeProducing
 
 
-def _daphne_request(send: Any) -> Any:
-    """Daphne's ``WebRequest`` behind ``send``, None on any other server."""
+def websocket_send(send: Any) -> Any:
+    """A ``send`` for a websocket that knows all of ``websocket.accept`` and ``websocket.close``.
+
+    Daphne 4.2.3 drops the headers of the one and the reason of the other, and raises for close
+    codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+    """
+    protocol = _daphne_protocol(send)
+    return send if protocol is None else partial(_daphne_websocket_send, protocol, send)
+
+
+async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, Any]) -> None:
+    kind = message["type"]
+    if kind == "websocket.accept":
+        headers: dict[str, list[str]] = {}
+        for name, value in message.get("headers") or ():
+            if b"\n" in value or b"\r" in value:
+                raise ValueError(f"The header {name!r} has a line break: {value!r}")
+            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+        # Daphne hands this on to Autobahn, which knows pairs.
+        message = {**message, "subprotocol": (message.get("subprotocol"), headers)}
+    elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
+        reason = (message.get("reason") or "").encode()
+        return protocol.sendCloseFrame(message.get("code", 1000), reason)
+    await send(message)
+
+
+def _daphne_protocol(send: Any) -> Any:
+    """What Daphne serves a request or a websocket with, None on any other server."""
     if isinstance(send, partial) and send.args:
         protocol = send.args[0]
-        if type(protocol).__module__ == "daphne.http_protocol":
+        if type(protocol).__module__ in ("daphne.http_protocol", "daphne.ws_protocol"):
             return protocol
     return None
 

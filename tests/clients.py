@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
 HOST = "127.0.0.1"
@@ -31,9 +32,12 @@ def blocks(count: int = BLOCKS) -> Iterator[bytes]:
 
 @dataclass
 class Answer:
-    """An HTTP response; ``whole`` is false where the connection broke off before its end."""
+    """An HTTP response; ``whole`` is false where the connection broke off before its end.
 
-    status: int
+    ``status`` is None where it broke off before the head was read.
+    """
+
+    status: int | None
     headers: http.client.HTTPMessage
     body: bytes
     whole: bool = True
@@ -53,25 +57,34 @@ def get(
 ) -> Answer:
     """One request on a connection of its own. An iterable ``body`` is sent in chunks."""
     connection = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
+    answer = Answer(None, http.client.HTTPMessage(), b"", False)
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
-        response = connection.getresponse()
-        try:
-            return Answer(response.status, response.headers, response.read())
-        except http.client.IncompleteRead as error:
-            return Answer(response.status, response.headers, error.partial, False)
-        except ConnectionResetError:
-            return Answer(response.status, response.headers, b"", False)
-        finally:
-            response.close()
+        with connection.getresponse() as response:
+            answer.status, answer.headers = response.status, response.headers
+            answer.body = response.read()
+            answer.whole = True
+    except http.client.IncompleteRead as error:
+        answer.body = error.partial
+    except ConnectionResetError:
+        # What had come before the reset is lost.
+        pass
     finally:
         connection.close()
+    return answer
 
 
 @contextlib.contextmanager
-def raw(server) -> Iterator[socket.socket]:
-    """A connection whose bytes the caller writes and reads."""
-    with socket.create_connection((HOST, server.port), timeout=DEADLINE) as connection:
+def raw(server, *, receive_buffer: int | None = None) -> Iterator[socket.socket]:
+    """A connection whose bytes the caller writes and reads.
+
+    ``receive_buffer`` is how many bytes the kernel keeps for a client that does not read.
+    """
+    with socket.socket() as connection:
+        connection.settimeout(DEADLINE)
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.connect((HOST, server.port))
         yield connection
 
 
@@ -89,6 +102,27 @@ def read_until(connection: socket.socket, mark: bytes) -> bytes:
         assert chunk, f"the server closed the connection after {data!r}"
         data += chunk
     return data
+
+
+def read_bytes(connection: socket.socket, count: int) -> None:
+    """Read ``count`` bytes and drop them."""
+    while count:
+        chunk = connection.recv(min(count, 65536))
+        assert chunk, f"the server closed the connection {count} bytes too early"
+        count -= len(chunk)
+
+
+def handshake_status(server, path: str) -> int | None:
+    """The status that answers a websocket's handshake, None where nothing does."""
+    with raw(server) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        with connection.makefile("rb") as file:
+            line = file.readline()
+    return int(line.split()[1]) if line else None
 
 
 def websocket(server, path: str, *, origin: str | None = None, **options: Any) -> ClientConnection:
@@ -115,13 +149,13 @@ def denial(server, path: str, *, origin: str | None = None, **options: Any):
     raise AssertionError(f"{path} accepts the websocket")
 
 
-def close_code(connection: ClientConnection) -> int | None:
-    """The code with which the server closes, None where it breaks off without one."""
+def closed(connection: ClientConnection) -> Close | None:
+    """The code and reason with which the server closes, None where it breaks off without them."""
     try:
         while True:
             connection.recv(DEADLINE)
     except ConnectionClosed as error:
-        return error.rcvd and error.rcvd.code
+        return error.rcvd
 
 
 async def keep_alive_load(server, path: str, *, connections: int, requests: int) -> Counter:

@@ -33,8 +33,8 @@ logging.basicConfig(
     stream=sys.stderr,
     force=True,
 )
-# Hypercorn writes its own as well.
-logging.getLogger("hypercorn.error").propagate = False
+# Hypercorn writes its own as well, and would be seen twice.
+logging.root.handlers[0].addFilter(lambda record: record.name != "hypercorn.error")
 log = logging.getLogger("serverapp")
 
 #: What has happened so far, shown by the page ``/state``.
@@ -68,7 +68,7 @@ def environ(request):
 
 
 def upload(request):
-    happened[request.params["name"]] += 1
+    happened[request.GET["name"]] += 1
     return Response(
         json_body={
             "read": [len(block) for block in iter(lambda: request.body_file.read(65536), b"")],
@@ -158,7 +158,7 @@ async def accept_headers(scope, receive, send):
     subprotocol = scope["subprotocols"][-1]
     headers = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"x-kind", b"test")]
     await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
-    await send({"type": "websocket.close", "code": 4321, "reason": "enough"})
+    await send({"type": "websocket.close", "code": 1013, "reason": "enough"})
 
 
 async def where(scope, receive, send):
@@ -338,10 +338,14 @@ async def bare(scope, receive, send):
     query = scope["query_string"].decode()
     if scope["type"] == "websocket":
         await receive()
-        start = {"type": "websocket.http.response.start", "status": int(name)}
         headers = [(key.encode(), value.encode()) for key, value in parse_qsl(query)]
-        await send({**start, "headers": [*headers, (b"content-length", b"4")]})
-        await send({"type": "websocket.http.response.body", "body": b"bare"})
+        if name.isdigit():
+            start = {"type": "websocket.http.response.start", "status": int(name)}
+            await send({**start, "headers": [*headers, (b"content-length", b"4")]})
+            await send({"type": "websocket.http.response.body", "body": b"bare"})
+        else:
+            await send({"type": "websocket.accept", "headers": headers})
+            await send({"type": "websocket.close", "code": 4321, "reason": "enough"})
         return
     if name == "crash":
         raise RuntimeError("to the server")

@@ -82,7 +82,7 @@ class Server:
         raised: there an exception of this method's own is waited for and taken out again.
         """
         if self.name == "daphne":
-            assert clients.get(self, "/to-the-server").status == 500
+            assert clients.get(self, "/bare/crash").status == 500
         token = f"settled-{uuid.uuid4().hex}"
         assert clients.get(self, f"/log?line={token}").status == 200
         wait_until(lambda: token in self.logged(since), f"{token} in the log", self)
