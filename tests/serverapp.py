@@ -62,7 +62,7 @@ def number(request):
 
 
 def environ(request):
-    names = ("SCRIPT_NAME", "PATH_INFO", "QUERY_STRING")
+    names = ("SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REMOTE_PORT", "SERVER_PORT")
     values = {name: request.environ[name] for name in names}
     return Response(json_body=dict(values, url=request.route_url("environ")))
 
@@ -355,6 +355,9 @@ async def bare(scope, receive, send):
         raise RuntimeError("late, to the server")
     if name == "root-path":
         await send({"type": "http.response.body", "body": scope["root_path"].encode()})
+    if name == "ports":
+        kinds = [type(scope[key][1]).__name__ for key in ("client", "server")]
+        await send({"type": "http.response.body", "body": " ".join(kinds).encode()})
     if name == "flood":
         for block in blocks(FLOOD):
             happened["bare flood"] += 1

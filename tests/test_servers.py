@@ -422,6 +422,8 @@ def test_a_root_path(mounted, kept):
         "SCRIPT_NAME": "/app",
         "PATH_INFO": "/environ",
         "QUERY_STRING": "q=1",
+        "SERVER_PORT": str(mounted.port),
+        "REMOTE_PORT": answer["REMOTE_PORT"],
         "url": f"http://127.0.0.1:{mounted.port}/app/environ",
     }
     with clients.websocket(mounted, f"{prefix}/ws/where/lobby") as websocket:
@@ -459,13 +461,24 @@ def test_a_denial_that_repeats_a_header(server):
 
 
 def test_a_root_path_that_a_client_states(server):
-    headers = {"Daphne-Root-Path": "/evil"}
-    stated = clients.get(server, "/bare/root-path", headers=headers).body == b"/evil"
+    headers = {"Daphne-Root-Path": "/ws"}
+    stated = clients.get(server, "/bare/root-path", headers=headers).body == b"/ws"
     assert stated == (server.name == "daphne")
+    assert clients.get(server, "/ws/environ", headers=headers).status == 404
     assert clients.get(server, "/environ", headers=headers).json["SCRIPT_NAME"] == ""
-    with clients.websocket(server, "/ws", additional_headers=headers) as websocket:
-        websocket.send("hello")
-        assert websocket.recv(clients.DEADLINE) == "hello"
+    denial = clients.denial(server, "/ws/ws", additional_headers=headers)
+    assert denial.status_code == _denied(server, 404)
+
+
+def test_ports_are_text_to_applications(server):
+    given = clients.get(server, "/bare/ports").body
+    assert given == (b"str str" if server.name == "granian" else b"int int")
+    with clients.raw(server) as connection:
+        own = connection.getsockname()[1]
+        connection.sendall(b"GET /environ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = clients.read_until(connection, b"}")
+    environ = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (environ["REMOTE_PORT"], environ["SERVER_PORT"]) == (str(own), str(server.port))
 
 
 def test_the_accept_and_close_of_the_servers_themselves(server):
