@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
@@ -141,12 +142,9 @@ def websocket(server, path: str, *, origin: str | None = None, **options: Any) -
 
 def denial(server, path: str, *, origin: str | None = None, **options: Any):
     """The response that refuses a websocket: ``status_code``, ``headers`` and ``body``."""
-    try:
-        connection = websocket(server, path, origin=origin, **options)
-    except InvalidStatus as error:
-        return error.response
-    connection.close()
-    raise AssertionError(f"{path} accepts the websocket")
+    with pytest.raises(InvalidStatus) as refused, websocket(server, path, origin=origin, **options):
+        pass
+    return refused.value.response
 
 
 def closed(connection: ClientConnection) -> Close | None:

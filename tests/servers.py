@@ -1,5 +1,6 @@
 """Starts the ASGI servers as subprocesses, the way their users do."""
 
+import contextlib
 import os
 import re
 import signal
@@ -9,7 +10,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests import clients
@@ -119,7 +119,7 @@ class Server:
         return False
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(
     name: str,
     directory: Path,
@@ -127,7 +127,7 @@ def running(
     options: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Run the server ``name`` with ``app`` until the end of the block; its log is printed then.
+    """Run the server ``name`` with ``app``; stop it at the end of the block and print its log.
 
     ``directory`` is where the log goes, ``options`` are added to the command, ``environ`` to the
     environment.
@@ -135,6 +135,8 @@ def running(
     server = _start(name, directory, app, options, dict(os.environ, **(environ or {})))
     try:
         yield server
+        if server.returncode is None:
+            server.stop()
     finally:
         server.kill()
         print(f"--- the log of {name} ---\n{server.logged()}")
@@ -174,13 +176,11 @@ def _start(name, directory, app, options, environ) -> Server:
 def _answers(server: Server) -> bool:
     end = time.monotonic() + DEADLINE
     while server.process.poll() is None and time.monotonic() < end:
-        try:
-            clients.get(server, "/")
-        except OSError:
-            time.sleep(0.02)
-        else:
-            # Who answered was this server, not the one that keeps the port from it.
-            return server.process.poll() is None and "in use" not in server.logged()
+        with contextlib.suppress(OSError):
+            if clients.get(server, "/").whole:
+                # Who answered was this server, not the one that keeps the port from it.
+                return server.process.poll() is None and "in use" not in server.logged()
+        time.sleep(0.02)
     return False
 
 

@@ -6,7 +6,6 @@ import re
 import signal
 
 import pytest
-from websockets.exceptions import InvalidStatus
 from websockets.frames import Close
 
 from tests import clients
@@ -234,11 +233,12 @@ def test_empty_messages(server, empty):
 
 def test_a_client_that_leaves_ends_its_consumer(server):
     before = happened(server, "echo left")
-    clients.websocket(server, "/ws").close()
+    with clients.websocket(server, "/ws"):
+        pass
     wait_until(lambda: happened(server, "echo left") == before + 1, "the consumer", server)
-    websocket = clients.websocket(server, "/ws")
-    clients.leave(websocket.socket)
-    wait_until(lambda: happened(server, "echo left") == before + 2, "the consumer", server)
+    with clients.websocket(server, "/ws") as websocket:
+        clients.leave(websocket.socket)
+        wait_until(lambda: happened(server, "echo left") == before + 2, "the consumer", server)
 
 
 def test_a_path_that_no_consumer_has(server):
@@ -268,11 +268,7 @@ def test_a_limit(server):
 
 
 def _opens(server, path):
-    try:
-        clients.websocket(server, path).close()
-    except InvalidStatus:
-        return False
-    return True
+    return clients.handshake_status(server, path) == 101
 
 
 def test_a_consumer_that_crashes_before_accept(server):
