@@ -11,4 +11,6 @@ __all__ = ["ASGIApplication", "WSGIBridge", "WebSocketDisconnect", "asgi_consume
 def includeme(config):
     """Add the directives: ``config.include("pyramid_asgi_consumers")``."""
     config.include(".config.consumers")
+    config.include(".config.lifespan")
+    config.include(".config.mounts")
     config.include(".config.application")

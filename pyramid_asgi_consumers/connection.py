@@ -1,12 +1,14 @@
 """One connection to a consumer: its limit and origin, and how it ends when the consumer raises."""
 
 import logging
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
 from pyramid.request import Request
 
-from pyramid_asgi_consumers.bridge import fail
+from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny
 from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
 from pyramid_asgi_consumers.mapper import Consumer
@@ -47,13 +49,12 @@ class Endpoint:
 
     async def websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve a websocket, from its handshake to its close."""
+        if self._is_full():
+            return await deny(scope, send, 503)
         reason = self.rule.refusal(scope["headers"])
         if reason is not None:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await deny(scope, send, 403)
-        if self.limit.full or self.process.full:
-            log.warning("503 for a handshake to %s: too many are open", self.consumer)
-            return await deny(scope, send, 503)
         with self.limit, self.process:
             await self._serve_websocket(scope, receive, send)
 
@@ -69,26 +70,24 @@ class Endpoint:
                 state = "closed"
             return send(message)
 
+        denial: tuple[Any, ...] = (403,)
         code = 1000
-        denial = 403
-        response = None
         try:
             await self.consumer.app(scope, receive, tracked)
-        except (WebSocketDisconnect, OSError) as error:
+        except WebSocketDisconnect as error:
             log.debug("The client left %s: %r", self.consumer, error)
             return
         except HTTPException as error:
-            response = error
-            denial = error.status_int
+            denial = _rendered(error)
             code = 4000 + error.status_int
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
+                log.debug("The client of %s had left: %r", self.consumer, error)
+                return
             log.exception("%s failed", self.consumer)
-            denial, code = 500, 1011
+            denial, code = (500,), 1011
         if state == "connecting":
-            if response is None:
-                await deny(scope, send, denial)
-            else:
-                await deny(scope, send, denial, *_rendered(response))
+            await deny(scope, send, *denial)
         elif state == "open":
             try:
                 await send({"type": "websocket.close", "code": code, "reason": ""})
@@ -98,25 +97,48 @@ class Endpoint:
 
     async def http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve an http request."""
-        started = False
+        started = ended = False
 
         def tracked(message: dict[str, Any]) -> Any:
-            nonlocal started
+            nonlocal started, ended
             started = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
             return send(message)
 
-        if self.limit.full or self.process.full:
-            log.warning("503 for %s: too many are open", self.consumer)
-            return await _answer(send, 503, [(b"content-length", b"0")], b"")
+        if self._is_full():
+            return await refuse(scope, send, 503)
         with self.limit, self.process:
             try:
                 await self.consumer.app(scope, receive, tracked)
-            except HTTPException as error:
-                if started:
-                    raise
-                await _answer(send, error.status_int, *_rendered(error))
             except Exception as error:
-                await fail(scope, send, started, error)
+                if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
+                    log.debug("The client of %s had left: %r", self.consumer, error)
+                elif isinstance(error, HTTPException) and not started:
+                    await _answer(send, *_rendered(error))
+                elif ended:
+                    log.exception("%s failed after its response", self.consumer)
+                else:
+                    await fail(scope, send, started, error)
+
+    def _is_full(self) -> bool:
+        full = self.limit.full or self.process.full
+        if full:
+            log.warning("503 for %s: max_connections are open", self.consumer)
+        return full
+
+
+def _was_raised_by(send: Any, traceback: TracebackType | None) -> bool:
+    # An OSError of the consumer's own (a database that is down) must not pass for a client that
+    # left. Wrapping send in a coroutine would tell them apart at a price for every message; the
+    # traceback tells it for nothing.
+    while isinstance(send, partial):
+        send = send.func
+    code = getattr(send, "__code__", None)
+    while traceback is not None:
+        if traceback.tb_frame.f_code is code:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -124,10 +146,10 @@ async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], bo
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _rendered(error: HTTPException) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def _rendered(error: HTTPException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     response = Request.blank("/").get_response(error)
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headerlist
     ]
-    return headers, response.body
+    return response.status_int, headers, response.body

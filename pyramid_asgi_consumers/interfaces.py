@@ -13,6 +13,10 @@ class IConsumerMapper(Interface):
         """Return ``(consumer, path_params)`` for ``path``, or None."""
 
 
+class ILifespanFactories(Interface):
+    """The list of what ``config.add_asgi_lifespan`` was given, in order of declaration."""
+
+
 class IASGIApplication(Interface):
     """What ``config.make_asgi_app()`` returns: an ASGI 3 application."""
 

@@ -5,6 +5,8 @@ from pyramid.settings import asbool
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
+from pyramid_asgi_consumers.interfaces import ILifespanFactories
+from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
 
 
@@ -32,7 +34,9 @@ def make_asgi_app(config, wsgi_app=None):
     except ValueError as error:
         raise ConfigurationError(f"asgi.origins or asgi.hosts: {error}") from None
     most = _number(settings, "asgi.max_connections", None)
-    return ASGIApplication(config.registry, bridge, rule, most)
+    factories = config.registry.getUtility(ILifespanFactories)
+    lifespan = Lifespan(config.registry, factories, bridge.drain)
+    return ASGIApplication(config.registry, bridge, lifespan, rule, most)
 
 
 def _number(settings, name, default, least=1):

@@ -1,5 +1,6 @@
 """``config.add_asgi_consumer`` and its decorator."""
 
+import inspect
 import re
 
 import venusian
@@ -65,18 +66,13 @@ def add_asgi_consumer(
         raise wrong("origins", f"a list of origins ({error})", origins) from None
     if max_connections is not None and (type(max_connections) is not int or max_connections < 1):
         raise wrong("max_connections", "a positive int or None", max_connections)
-    pattern = "/".join(part.strip("/") for part in (config.route_prefix or "", path))
-    pattern = "/" + pattern.lstrip("/")
-    if path.endswith("/") and not pattern.endswith("/"):
-        pattern += "/"
-    declared = getattr(app, "__qualname__", type(app).__qualname__)
-    declared = f"{getattr(app, '__module__', '?')}.{declared}"
+    pattern = prefixed(config, path)
     try:
         consumer = Consumer(
             pattern,
             protocol,
-            guarantee_single_callable(app),
-            declared,
+            single_callable(app),
+            config.object_description(app),
             tuple(origins or ()),
             max_connections,
         )
@@ -99,6 +95,24 @@ def add_asgi_consumer(
         config.registry.getUtility(IConsumerMapper).add(consumer)
 
     config.action(discriminator, register, introspectables=(introspectable,))
+
+
+def prefixed(config, path):
+    """``path`` below the route prefix of ``config``, with one slash before it."""
+    prefix = (config.route_prefix or "").strip("/")
+    return ("/" + prefix if prefix else "") + "/" + path.lstrip("/")
+
+
+def single_callable(app):
+    """``app`` as an ASGI 3 application; an ASGI 2 one is called in its two steps."""
+    # asgiref takes classes, and functions that are not async, for ASGI 2: but Starlette's
+    # endpoints are classes that take all three arguments, and a function may return a coroutine.
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()
+    positional = [one for one in parameters if one.kind <= one.POSITIONAL_OR_KEYWORD]
+    return app if len(positional) >= 3 else guarantee_single_callable(app)
 
 
 class asgi_consumer_config:
