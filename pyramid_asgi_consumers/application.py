@@ -14,6 +14,7 @@ from pyramid_asgi_consumers.environ import split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
+from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ class ASGIApplication:
         self.bridge = bridge
         self.lifespan = lifespan
         self.mapper = registry.getUtility(IConsumerMapper)
-        process = Limit(max_connections)
-        self._endpoints = {consumer: Endpoint(consumer, rule, process) for consumer in self.mapper}
+        self.rule = rule
+        self.limit = Limit(max_connections)
+        self._endpoints: dict[Consumer, Endpoint] = {}
 
     @property
     def wsgi_app(self) -> Callable[..., Any]:
@@ -84,7 +86,7 @@ class ASGIApplication:
             await deny(scope, send, status)
 
     def _find(self, scope: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]] | None:
-        if not self.mapper.has(scope["type"]):
+        if not self.mapper.has_consumers(scope["type"]):
             return None
         root_path = self.bridge.root_path
         if root_path is None:
@@ -101,4 +103,8 @@ class ASGIApplication:
             "url_route": {"args": (), "kwargs": path_params},
             "pyramid.registry": self.registry,
         }
-        return self._endpoints[consumer], own
+        endpoint = self._endpoints.get(consumer)
+        if endpoint is None:
+            endpoint = Endpoint(consumer, self.rule, self.limit)
+            self._endpoints[consumer] = endpoint
+        return endpoint, own

@@ -9,6 +9,9 @@ class IConsumerMapper(Interface):
     def add(consumer):
         """Add a ``Consumer``, in place of one with the same protocol and path."""
 
+    def has_consumers(protocol):
+        """Whether any consumer was declared for ``protocol``."""
+
     def __call__(protocol, path):
         """Return ``(consumer, path_params)`` for ``path``, or None."""
 

@@ -151,6 +151,13 @@ async def test_the_more_specific_pattern_wins(config):
     assert (await run(app, http_scope("/z/b\n")))[0]["status"] == 404
 
 
+async def test_a_consumer_declared_after_the_application_was_made_is_served(config):
+    app = config.make_asgi_app()
+    config.add_asgi_consumer("/late/{id}", "http", show)
+    config.commit()
+    assert body_of(await run(app, http_scope("/late/7"))) == b"{'id': '7'}"
+
+
 async def test_a_root_path_is_stripped(config):
     config.add_asgi_consumer("/a/{id}", "http", show)
     app = config.make_asgi_app()
