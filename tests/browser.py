@@ -84,15 +84,14 @@ def browsing(url: str, directory: Path) -> Iterator[Page]:
             yield page
     finally:
         # Its helpers are of its process group.
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(DEADLINE)
 
 
 def _page_address(port_file: Path) -> str | None:
-    if not port_file.exists():
-        return None
-    port, whole, _ = port_file.read_text().partition("\n")
-    if not whole:
+    port = port_file.read_text().partition("\n")[0] if port_file.exists() else ""
+    if not port:
         return None
     with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=DEADLINE) as response:
         targets = json.load(response)

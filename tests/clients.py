@@ -22,6 +22,7 @@ DEADLINE = 20
 # Blocks of 64 KiB: a download of 20 MiB, and a stream of 48 MiB.
 BLOCKS = 320
 FLOOD = 768
+MIB = 2**20
 FILLER = bytes(range(256)) * 256
 
 
@@ -105,6 +106,11 @@ def read_until(connection: socket.socket, mark: bytes) -> bytes:
     return data
 
 
+def read_to_end(connection: socket.socket) -> int:
+    """Read until the server closes; return how many bytes came."""
+    return sum(iter(lambda: len(connection.recv(MIB)), 0))
+
+
 def read_bytes(connection: socket.socket, count: int) -> None:
     """Read ``count`` bytes and drop them."""
     while count:
@@ -142,8 +148,8 @@ def websocket(server, path: str, *, origin: str | None = None, **options: Any) -
 
 def denial(server, path: str, *, origin: str | None = None, **options: Any):
     """The response that refuses a websocket: ``status_code``, ``headers`` and ``body``."""
-    with pytest.raises(InvalidStatus) as refused, websocket(server, path, origin=origin, **options):
-        pass
+    with pytest.raises(InvalidStatus) as refused:
+        websocket(server, path, origin=origin, **options).__enter__()
     return refused.value.response
 
 

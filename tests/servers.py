@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -65,7 +66,6 @@ class Server:
         self.port = port
         self.process = process
         self.log = log
-        self.returncode: int | None = None
 
     def logged(self, since: int = 0) -> str:
         """What it has written after the position ``since``."""
@@ -98,12 +98,9 @@ class Server:
     def stop(self) -> int:
         """Send SIGTERM; return the exit status. A server that does not end in time is an error."""
         self.process.send_signal(signal.SIGTERM)
-        try:
-            self.returncode = self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} ignores SIGTERM:\n{self.logged()}") from None
+        wait_until(lambda: self.process.poll() is not None, "its end", self)
         wait_until(self._left_nobody, "the end of its other processes", self)
-        return self.returncode
+        return self.process.returncode
 
     def kill(self) -> None:
         """End what is left of it."""
@@ -135,7 +132,7 @@ def running(
     server = _start(name, directory, app, options, dict(os.environ, **(environ or {})))
     try:
         yield server
-        if server.returncode is None:
+        if server.process.returncode is None:
             server.stop()
     finally:
         server.kill()
@@ -143,56 +140,49 @@ def running(
 
 
 def _start(name, directory, app, options, environ) -> Server:
-    environ["PYTHONUNBUFFERED"] = "1"
-    for attempt in range(5):
-        port = _free_port()
-        first, *arguments = COMMANDS[name].format(port=port, app=app).split()
-        command = [sys.executable, "-m", first, *options, *arguments]
-        log = directory / f"{name}-{port}-{attempt}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=PROJECT,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        server = Server(name, port, process, log)
-        try:
-            if _answers(server):
-                return server
-        except BaseException:
-            server.kill()
-            raise
+    port = _free_port()
+    first, *arguments = COMMANDS[name].format(port=port, app=app).split()
+    log = directory / f"{name}-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", first, *options, *arguments],
+            cwd=PROJECT,
+            env={**environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(name, port, process, log)
+    try:
+        wait_until(lambda: _answers(server), "the first answer", server)
+    except BaseException:
         server.kill()
-        # Another process may have taken the port meanwhile: then the next one is tried.
-        if "in use" not in server.logged():
-            break
-    raise AssertionError(f"{' '.join(command)} does not start:\n{server.logged()}")
+        raise
+    return server
 
 
 def _answers(server: Server) -> bool:
-    end = time.monotonic() + DEADLINE
-    while server.process.poll() is None and time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            if clients.get(server, "/").whole:
-                # Who answered was this server, not the one that keeps the port from it.
-                return server.process.poll() is None and "in use" not in server.logged()
-        time.sleep(0.02)
-    return False
+    if server.process.poll() is not None:
+        raise AssertionError(f"{server.name} does not start:\n{server.logged()}")
+    try:
+        return clients.get(server, "/").whole
+    except OSError:
+        return False
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+    # Below those that the kernel gives to clients: none of them can take it meanwhile.
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randrange(10000, 30000)
+            probe.bind((HOST, port))
+            return port
 
 
-def wait_until(condition, what: str, server: Server) -> None:
+def wait_until(condition, what: str, server: Server, deadline: float = DEADLINE) -> None:
     """Wait until ``condition()`` is true; after the deadline, fail saying ``what`` did not come."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + deadline
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"{server.name}: waited for {what} in vain\n{server.logged()}")

@@ -42,10 +42,20 @@ def test_the_page_shows_empty_text_where_the_server_passes_it(tmp_path):
         with browsing(f"http://{HOST}:{server.port}/", tmp_path) as page:
             expected = ["text: Hello, socket", "text: ", "bytes: 1,2,3"]
             assert page.run(SHOWN % 3) == expected
+            with pytest.raises(AssertionError, match="ReferenceError: nothing is not defined"):
+                page.run("nothing")
 
 
 def test_a_missing_browser_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AssertionError, match="needs a browser"):
-        with browsing("http://localhost/", tmp_path):
-            raise AssertionError("There is one")
+        browsing("http://localhost/", tmp_path).__enter__()
+
+
+def test_a_browser_that_does_not_start_is_a_failure(tmp_path, monkeypatch):
+    program = tmp_path / "chromium"
+    program.write_text("#!/bin/sh\necho no display\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    with pytest.raises(AssertionError, match="Chromium does not start:\nno display"):
+        browsing("http://localhost/", tmp_path).__enter__()

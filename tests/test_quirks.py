@@ -1,4 +1,6 @@
-"""What would happen on the servers without ``quirks.py``: each ends a server, so it has its own."""
+"""What happens on servers without ``quirks.py``, where it ends the server; the rest of it."""
+
+from functools import partial
 
 import pytest
 
@@ -34,6 +36,31 @@ def test_granian_by_itself_dies_of_a_denial_that_repeats_a_header(tmp_path):
     with running("granian", tmp_path) as server:
         assert clients.handshake_status(server, "/bare/403?vary=a&vary=b") is None
         wait_until(lambda: "Unexpected exit from worker-1" in server.logged(), "its end", server)
+
+
+def test_repeated_headers_are_merged_for_granian_alone():
+    headers = [(b"Vary", b"a"), (b"vary", b"b"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    granian = {"extensions": {"websocket.http.response": {}, "http.response.pathsend": {}}}
+    merged = [(b"vary", b"a, b"), (b"set-cookie", b"a=1")]
+    assert quirks.denial_headers(granian, headers) == merged
+    other = {"extensions": {"websocket.http.response": {}}}
+    assert quirks.denial_headers(other, headers) == headers
+
+
+def test_a_partial_is_not_daphne():
+    async def send(one, message):
+        """Never called."""
+
+    other = partial(send, object())
+    assert quirks.paced(other) is other
+    assert quirks.websocket_send(other) is other
+    assert not quirks.break_off(other)
+
+
+def test_no_version_of_the_specification_is_not_daphne():
+    scope = {"asgi": {"version": "3.0"}, "root_path": "/app"}
+    assert quirks.root_path(scope) == "/app"
+    assert not quirks.sends_no_lifespan(scope)
 
 
 async def test_daphne_refuses_a_line_break_in_a_header_of_accept():

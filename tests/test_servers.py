@@ -9,13 +9,13 @@ import pytest
 from websockets.frames import Close
 
 from tests import clients
+from tests.clients import MIB
 from tests.servers import COMMANDS, PROJECT, ROOT_PATH_OPTIONS, TRACEBACK, running, wait_until
 
 UVICORN = {"uvicorn-websockets", "uvicorn-sansio", "uvicorn-wsproto"}
 
 DENIAL = "The status, headers and body of a refusal"
 EARLY_UPLOADS = "An upload is read as it comes"
-MIB = 2**20
 
 #: What servers cannot do. Each server is held to each line, so that one that learns it fails the
 #: test; README.rst has the same table.
@@ -144,13 +144,13 @@ def _standing_still(server, what):
 
 
 def _flood(server, path):
-    """Take 1 MiB of ``path`` and then nothing more; return how many blocks are made meanwhile."""
-    what = path.lstrip("/").replace("/", " ")
+    """How many blocks of ``path`` are made while 1 MiB of it is taken; then take the rest."""
     with clients.raw(server, receive_buffer=65536) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
         clients.read_bytes(connection, MIB)
-        made = _standing_still(server, what)
-        clients.leave(connection)
+        made = _standing_still(server, path.lstrip("/").replace("/", " "))
+        assert MIB + clients.read_to_end(connection) > clients.FLOOD * 65536
     return made
 
 
@@ -500,3 +500,20 @@ def test_the_denials_of_the_servers_themselves(server):
         expected = BARE_DENIALS[server.name]
         came = {status: clients.handshake_status(server, f"/bare/{status}") for status in expected}
         assert came == expected
+
+
+# The means of these tests.
+
+
+def test_a_server_that_does_not_start_is_a_failure(tmp_path):
+    with pytest.raises(AssertionError, match="uvicorn-sansio does not start:(?s:.*)nothing"):
+        running("uvicorn-sansio", tmp_path, app="tests.serverapp:nothing").__enter__()
+
+
+def test_a_server_does_not_outlive_a_failing_test(tmp_path):
+    with pytest.raises(AssertionError, match="granian: waited for rain in vain"):
+        with running("granian", tmp_path) as server:
+            wait_until(lambda: False, "rain", server, deadline=0)
+    assert server.process.returncode == -signal.SIGKILL
+    with pytest.raises(ConnectionRefusedError):
+        clients.get(server, "/")
