@@ -56,7 +56,7 @@ class WSGIBridge(WsgiToAsgi):
         """
         if scope["type"] != "http":
             raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
-        root_path = quirks.root_path(scope, send) if self.root_path is None else self.root_path
+        root_path = quirks.root_path(scope) if self.root_path is None else self.root_path
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
             length = environ.get("CONTENT_LENGTH")
