@@ -12,6 +12,7 @@ from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.denial import deny
 from pyramid_asgi_consumers.environ import split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
+from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
@@ -25,21 +26,23 @@ class ASGIApplication:
     """What an ASGI server serves.
 
     ``registry`` holds the consumers; ``bridge`` serves every http request that none of them takes;
-    ``lifespan`` is what starts and stops; ``rule`` says which pages may open websockets;
-    ``max_connections`` is how many connections to consumers one process keeps open, None for any
-    number.
+    ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
+    says which pages may open websockets; ``max_connections`` is how many connections to consumers
+    one process keeps open, None for any number.
     """
 
     def __init__(
         self,
         registry: Any,
         bridge: WSGIBridge,
+        handshakes: Handshakes,
         lifespan: Lifespan,
         rule: OriginRule,
         max_connections: int | None = None,
     ) -> None:
         self.registry = registry
         self.bridge = bridge
+        self.handshakes = handshakes
         self.lifespan = lifespan
         self.mapper = registry.getUtility(IConsumerMapper)
         self.rule = rule
@@ -105,6 +108,6 @@ class ASGIApplication:
         }
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
-            endpoint = Endpoint(consumer, self.rule, self.limit)
+            endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)
             self._endpoints[consumer] = endpoint
         return endpoint, own

@@ -16,7 +16,7 @@ CONNECT = {"type": "websocket.connect"}
 
 def endpoint(app, protocol="websocket", max_connections=None, process=None):
     consumer = Consumer("/x", protocol, app, "app", (), max_connections)
-    return Endpoint(consumer, OriginRule(), process or Limit(None))
+    return Endpoint(consumer, OriginRule(), process or Limit(None), None)
 
 
 class Gone(OSError):
