@@ -525,8 +525,8 @@ def test_a_server_that_does_not_start_is_a_failure(tmp_path):
 
 
 def test_a_server_does_not_outlive_a_failing_test(tmp_path):
-    with pytest.raises(AssertionError, match="granian: waited for rain in vain"):
-        with running("granian", tmp_path) as server:
+    with pytest.raises(AssertionError, match="uvicorn-sansio: waited for rain in vain"):
+        with running("uvicorn-sansio", tmp_path) as server:
             wait_until(lambda: False, "rain", server, deadline=0)
     assert server.process.returncode == -signal.SIGKILL
     with pytest.raises(ConnectionRefusedError):
