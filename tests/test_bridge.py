@@ -39,7 +39,7 @@ async def test_a_response_of_one_chunk_is_two_messages():
         {
             "type": "http.response.start",
             "status": 200,
-            "headers": [(b"x-a", b"1"), (b"x-a", b"\xe9")],
+            "headers": [(b"x-a", b"1"), (b"x-a", b"\xe9"), (b"content-length", b"5")],
         },
         {"type": "http.response.body", "body": b"hello", "more_body": False},
     ]
