@@ -70,12 +70,29 @@ class Response:
     :meth:`send_to`.
     """
 
-    __slots__ = (
-        *("wsgi_app", "environ", "body", "loop", "pool", "sent", "error"),
-        *("_head", "_started", "_bodyless", "_length", "_written", "_cut", "_only"),
-        *("_lock", "_room", "_chunks", "_size", "_finished", "_gone", "_unheard", "_file"),
-        *("_file_lock", "_news"),
-    )
+    #: Whether ``http.response.start`` was sent.
+    sent = False
+    #: What the application raised.
+    error: BaseException | None = None
+
+    # The worker thread's own.
+    _head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+    _started = False
+    _bodyless = False
+    _length: int | None = None
+    _written = 0
+    _cut = False
+    _only = b""
+
+    # Shared. The room is held while the thread waits for its client; who makes room releases it.
+    _room: "threading.Lock | None" = None
+    _size = 0
+    _finished = False
+    _gone = False
+    _unheard: BaseException | None = None
+    _file: FileWrapper | None = None
+    _file_lock: "threading.Lock | None" = None
+    _news: asyncio.Future[None] | None = None
 
     def __init__(
         self,
@@ -90,32 +107,8 @@ class Response:
         self.body = body
         self.loop = loop
         self.pool = pool
-        #: Whether ``http.response.start`` was sent.
-        self.sent = False
-        #: What the application raised.
-        self.error: BaseException | None = None
-
-        # The worker thread's own.
-        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
-        self._started = False
-        self._bodyless = False
-        self._length: int | None = None
-        self._written = 0
-        self._cut = False
-        self._only = b""
-
-        # Shared.
         self._lock = threading.Lock()
-        # Held while the thread waits for its client; who makes room releases it.
-        self._room: threading.Lock | None = None
         self._chunks: deque[bytes] = deque()
-        self._size = 0
-        self._finished = False
-        self._gone = False
-        self._unheard: BaseException | None = None
-        self._file: FileWrapper | None = None
-        self._file_lock: threading.Lock | None = None
-        self._news: asyncio.Future[None] | None = None
 
     # In the worker thread.
 
@@ -147,8 +140,10 @@ class Response:
             self.error = error
             self._unheard = error
             news, self._news = self._news, None
-        if news is not None:
-            gone = not call_soon(self.loop, settle, news, None, None)
+        if news is not None and not call_soon(self.loop, settle, news, None, None):
+            # The loop has closed: its side will do nothing any more.
+            gone = True
+            self._file = None
         if gone:
             self._log_unheard()
         if file is None:
@@ -286,8 +281,9 @@ class Response:
             elif not self._gone:
                 await send({"type": "http.response.body", "body": data, "more_body": False})
         finally:
-            self._leave()
-            self._log_unheard()
+            if not self._finished or self._unheard is not None:
+                self._leave()
+                self._log_unheard()
             if watcher is not None:
                 watcher.cancel()
             if self._file is not None:
