@@ -18,8 +18,9 @@ from pyramid_asgi_consumers.threads import ThreadPool, call_soon, carried, settl
 
 log = logging.getLogger(__name__)
 
-# A thread that is so many bytes ahead of its client waits until it is less than half as far.
-AHEAD = 512 * 1024
+# A thread that is more bytes ahead of its client waits until it is half as far: each wait costs a
+# switch of threads there and one back.
+AHEAD = 2 * 1024 * 1024
 # Small chunks that wait together are sent as one message of about this size.
 JOINED = 64 * 1024
 # So much of a file is read at a time.

@@ -556,7 +556,7 @@ async def test_a_request_cancelled_at_any_moment_leaves_nothing_behind(kind, ste
         if kind == "file":
             made.append(File(b"x" * 700 * KIB))
             return environ["wsgi.file_wrapper"](made[0])
-        made.append(Closing([b"x"] if kind == "one chunk" else [b"x" * 300 * KIB] * 5))
+        made.append(Closing([b"x"] if kind == "one chunk" else [b"x" * (AHEAD // 2)] * 5))
         return made[0]
 
     bridge = WSGIBridge(app)
