@@ -11,8 +11,11 @@ from pyramid_asgi_consumers.bridge import WSGIBridge, refuse
 from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.denial import deny
 from pyramid_asgi_consumers.environ import split_root_path
-from pyramid_asgi_consumers.exceptions import BadRequest
+from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
+from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
+from pyramid_asgi_consumers.lifespan import Lifespan
+from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 
 log = logging.getLogger(__name__)
@@ -23,22 +26,28 @@ class ASGIApplication:
     """What an ASGI server serves.
 
     ``registry`` holds the consumers; ``bridge`` serves every http request that none of them takes;
-    ``rule`` says which pages may open websockets; ``max_connections`` is how many connections to
-    consumers one process keeps open, None for any number.
+    ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
+    says which pages may open websockets; ``max_connections`` is how many connections to consumers
+    one process keeps open, None for any number.
     """
 
     def __init__(
         self,
         registry: Any,
         bridge: WSGIBridge,
+        handshakes: Handshakes,
+        lifespan: Lifespan,
         rule: OriginRule,
         max_connections: int | None = None,
     ) -> None:
         self.registry = registry
         self.bridge = bridge
+        self.handshakes = handshakes
+        self.lifespan = lifespan
         self.mapper = registry.getUtility(IConsumerMapper)
-        process = Limit(max_connections)
-        self._endpoints = {consumer: Endpoint(consumer, rule, process) for consumer in self.mapper}
+        self.rule = rule
+        self.limit = Limit(max_connections)
+        self._endpoints: dict[Consumer, Endpoint] = {}
 
     @property
     def wsgi_app(self) -> Callable[..., Any]:
@@ -48,41 +57,40 @@ class ASGIApplication:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one ``scope``; ValueError for a type that is not known."""
         kind = scope["type"]
-        if kind == "http":
-            if not self.mapper.has("http"):
-                return await self.bridge(scope, receive, send)
-            await self._http(scope, receive, send)
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
-        elif kind == "lifespan":
-            await self._lifespan(receive, send)
-        else:
+        if kind == "lifespan":
+            return await self.lifespan(scope, receive, send)
+        if kind not in ("http", "websocket"):
             raise ValueError(f"scope type must be http, websocket or lifespan, not {kind!r}")
-
-    async def _http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if not self.lifespan.started and quirks.sends_no_lifespan(send):
+            try:
+                await self.lifespan.start_without_server()
+            except LifespanError:
+                return await self._refuse(scope, send, 500)
+        if self.lifespan.state and "state" not in scope:
+            scope = {**scope, "state": dict(self.lifespan.state)}
         try:
             found = self._find(scope, send)
         except BadRequest as error:
-            log.info("400 for %s %r: %s", scope["method"], scope["path"], error)
-            return await refuse(scope, send, 400, "Bad Request")
-        if found is None:
-            return await self.bridge(scope, receive, send)
-        endpoint, own = found
-        await endpoint.http(own, receive, send)
-
-    async def _websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        try:
-            found = self._find(scope, send)
-        except BadRequest as error:
-            log.info("400 for a handshake to %r: %s", scope["path"], error)
-            return await deny(scope, send, 400)
-        if found is None:
+            log.info("400 for a %s request to %r: %s", kind, scope["path"], error)
+            return await self._refuse(scope, send, 400)
+        if found is not None:
+            endpoint, own = found
+            await getattr(endpoint, kind)(own, receive, send)
+        elif kind == "http":
+            await self.bridge(scope, receive, send)
+        else:
             log.info("404 for a handshake to %r: no consumer", scope["path"])
-            return await deny(scope, send, 404)
-        endpoint, own = found
-        await endpoint.websocket(own, receive, send)
+            await deny(scope, send, 404)
+
+    async def _refuse(self, scope: dict[str, Any], send: Any, status: int) -> None:
+        if scope["type"] == "http":
+            await refuse(scope, send, status)
+        else:
+            await deny(scope, send, status)
 
     def _find(self, scope: dict[str, Any], send: Any) -> tuple[Endpoint, dict[str, Any]] | None:
+        if not self.mapper.has_consumers(scope["type"]):
+            return None
         root_path = self.bridge.root_path
         if root_path is None:
             root_path = quirks.root_path(scope, send)
@@ -98,13 +106,8 @@ class ASGIApplication:
             "url_route": {"args": (), "kwargs": path_params},
             "pyramid.registry": self.registry,
         }
-        return self._endpoints[consumer], own
-
-    async def _lifespan(self, receive: Any, send: Any) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self.bridge.drain()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
-            await send({"type": "lifespan.startup.complete"})
+        endpoint = self._endpoints.get(consumer)
+        if endpoint is None:
+            endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)
+            self._endpoints[consumer] = endpoint
+        return endpoint, own

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import http.client
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -63,10 +64,10 @@ class WSGIBridge(WsgiToAsgi):
             )
         except BadRequest as error:
             log.info("400 for %s %r: %s", scope["method"], scope["path"], error)
-            return await refuse(scope, send, 400, "Bad Request")
+            return await refuse(scope, send, 400)
         except BodyTooLarge as error:
             log.info("413 for %s %r: %s", scope["method"], scope["path"], error)
-            return await refuse(scope, send, 413, "Content Too Large")
+            return await refuse(scope, send, 413)
         except ClientDisconnected:
             return
         except OSError as error:
@@ -99,9 +100,9 @@ class WSGIBridge(WsgiToAsgi):
             log.warning("Views still run after %s s; they are left alone", self.shutdown_timeout)
 
 
-async def refuse(scope: dict[str, Any], send: Send, status: int, reason: str) -> None:
+async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
     """Answer an http scope with a plain text page that says no more than the status."""
-    text = f"{status} {reason}\n".encode()
+    text = f"{status} {http.client.responses[status]}\n".encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(text)).encode()),
@@ -127,4 +128,4 @@ async def fail(scope: dict[str, Any], send: Send, started: bool, error: BaseExce
         raise error
     log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
     if not started:
-        await refuse(scope, send, 500, "Internal Server Error")
+        await refuse(scope, send, 500)

@@ -1,5 +1,6 @@
 """The one way to refuse a websocket."""
 
+import contextlib
 from typing import Any
 
 from pyramid_asgi_consumers import quirks
@@ -17,8 +18,13 @@ async def deny(
     Where the server offers ``websocket.http.response`` (ASGI's Websocket Denial Response) the
     client gets ``status``, ``headers`` and ``body``; else ``websocket.close``, which servers turn
     into a bare 403. Without ``headers`` and ``body`` it is a line of plain text. A status that
-    servers cannot send as a denial becomes one that they can.
+    servers cannot send as a denial becomes one that they can. A client that has left gets nothing.
     """
+    with contextlib.suppress(OSError):
+        await _deny(scope, send, status, headers, body)
+
+
+async def _deny(scope, send, status, headers, body):
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return

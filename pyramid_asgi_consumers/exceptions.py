@@ -7,6 +7,7 @@ __all__ = [
     "BodyTooLarge",
     "ClientDisconnected",
     "ConfigurationError",
+    "LifespanError",
     "WSGIError",
     "WebSocketDisconnect",
 ]
@@ -43,3 +44,7 @@ class ClientDisconnected(OSError):
 
 class WSGIError(RuntimeError):
     """A WSGI application does what PEP 3333 forbids; the message says what."""
+
+
+class LifespanError(RuntimeError):
+    """An application could not start, or could not stop; the message is its own."""

@@ -9,8 +9,15 @@ class IConsumerMapper(Interface):
     def add(consumer):
         """Add a ``Consumer``, in place of one with the same protocol and path."""
 
+    def has_consumers(protocol):
+        """Whether any consumer was declared for ``protocol``."""
+
     def __call__(protocol, path):
         """Return ``(consumer, path_params)`` for ``path``, or None."""
+
+
+class ILifespanFactories(Interface):
+    """The list of what ``config.add_asgi_lifespan`` was given, in order of declaration."""
 
 
 class IASGIApplication(Interface):

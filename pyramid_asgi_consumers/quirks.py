@@ -1,6 +1,7 @@
 """What single servers need done differently, each with the version it was seen on."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +26,21 @@ def root_path(scope: dict[str, Any], send: Any) -> str:
     is empty.
     """
     return "" if daphne_protocol(send) is not None else scope.get("root_path") or ""
+
+
+def sends_no_lifespan(send: Any) -> bool:
+    """Whether the server never tells an application that it starts: Daphne 4.2.3."""
+    return daphne_protocol(send) is not None
+
+
+def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Have Daphne 4.2.3 await ``leave()`` when it stops, before its event loop ends."""
+    from twisted.internet import defer, reactor
+
+    def trigger() -> Any:
+        return defer.Deferred.fromFuture(asyncio.ensure_future(leave()))
+
+    reactor.addSystemEventTrigger("before", "shutdown", trigger)
 
 
 def break_off(send: Any) -> bool:

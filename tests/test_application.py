@@ -151,6 +151,13 @@ async def test_the_more_specific_pattern_wins(config):
     assert (await run(app, http_scope("/z/b\n")))[0]["status"] == 404
 
 
+async def test_a_consumer_declared_after_the_application_was_made_is_served(config):
+    app = config.make_asgi_app()
+    config.add_asgi_consumer("/late/{id}", "http", show)
+    config.commit()
+    assert body_of(await run(app, http_scope("/late/7"))) == b"{'id': '7'}"
+
+
 async def test_a_root_path_is_stripped(config):
     config.add_asgi_consumer("/a/{id}", "http", show)
     app = config.make_asgi_app()
@@ -178,8 +185,9 @@ async def test_the_lifespan_is_completed(config):
         (("/{a:[}", "websocket", echo), {}, "path must be a pattern"),
         (("/ws", "websocket", echo), {"origins": ["x"]}, "origins must be"),
         (("/ws", "websocket", echo), {"max_connections": 0}, "max_connections must be"),
-        (("/ws", "websocket", echo), {"permission": "view"}, "permission='view'"),
-        (("/ws", "websocket", echo), {"xhr": True}, "xhr=True"),
+        (("/ws", "websocket", echo), {"name": ""}, "name must be a route name or None, not ''"),
+        (("/ws", "websocket", echo), {"factory": 7}, "factory must be a root factory"),
+        (("/ws", "websocket", echo), {"renderer": "json"}, "renderer='json' is not for a consumer"),
     ],
 )
 def test_a_wrong_argument_is_named(config, arguments, more, words):

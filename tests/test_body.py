@@ -152,6 +152,10 @@ def outcomes(file, steps):
             yield next(iter(file), None)
         elif name == "iterate":
             yield list(file)
+        elif name == "readlines":
+            # Files differ in whether lines of just so many bytes as were hinted are enough.
+            yield file.readlines(*args)[:1]
+            file.seek(0)
         else:
             yield getattr(file, name)(*args)
     file.seek(0)

@@ -1,11 +1,14 @@
 """``config.add_asgi_consumer`` and its decorator."""
 
+import builtins
+import inspect
 import re
 
 import venusian
 from asgiref.compatibility import guarantee_single_callable
 from pyramid.exceptions import ConfigurationError
 
+from pyramid_asgi_consumers.config.handshakes import GUARD_ORDER, NOT_PREDICATES, Guard
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
 from pyramid_asgi_consumers.origins import OriginRule
@@ -33,7 +36,11 @@ def add_asgi_consumer(
     application, or its dotted name. ``origins`` are those that may open the websocket besides the
     application's own. ``max_connections`` is how many may be open at once, in one process.
 
-    ``name``, ``permission``, ``factory`` and predicates are not available yet.
+    With any of the following, or where the application has a default permission, the consumer is
+    guarded: its handshake is a Pyramid request, for which a route and a view are added that no
+    other request reaches. ``name`` is the route's, for URLs; ``permission`` is the view's
+    (``NO_PERMISSION_REQUIRED`` lets everybody in, with a request); ``factory`` is the route's root
+    factory; ``predicates`` are route or view predicates and view options.
 
     Raises ConfigurationError that names the argument and its value.
     """
@@ -43,19 +50,12 @@ def add_asgi_consumer(
             f"add_asgi_consumer: {argument} must be {expected}, not {value!r}"
         )
 
-    unavailable = {"name": name, "permission": permission, "factory": factory, **predicates}
-    for argument, value in unavailable.items():
-        if value is not None or argument in predicates:
-            raise ConfigurationError(
-                f"add_asgi_consumer: {argument}={value!r} is not available: consumers have no"
-                " Pyramid request yet"
-            )
     if not isinstance(path, str):
         raise wrong("path", "a str", path)
     if protocol not in PROTOCOLS:
         raise wrong("protocol", '"websocket" or "http"', protocol)
     app = config.maybe_dotted(callable)
-    if not hasattr(app, "__call__"):  # noqa: B004 (the argument shadows callable())
+    if not builtins.callable(app):
         raise wrong("callable", "an ASGI application or its dotted name", callable)
     if isinstance(origins, str):
         origins = origins.split()
@@ -63,24 +63,28 @@ def add_asgi_consumer(
         OriginRule(origins or ())
     except (ValueError, TypeError, AttributeError) as error:
         raise wrong("origins", f"a list of origins ({error})", origins) from None
+    if name is not None and not (isinstance(name, str) and name):
+        raise wrong("name", "a route name or None", name)
+    factory = config.maybe_dotted(factory)
+    if factory is not None and not builtins.callable(factory):
+        raise wrong("factory", "a root factory, its dotted name or None", factory)
+    for argument in sorted(predicates.keys() & NOT_PREDICATES):
+        raise ConfigurationError(
+            f"add_asgi_consumer: {argument}={predicates[argument]!r} is not for a consumer to set"
+        )
     if max_connections is not None and (type(max_connections) is not int or max_connections < 1):
         raise wrong("max_connections", "a positive int or None", max_connections)
-    pattern = "/".join(part.strip("/") for part in (config.route_prefix or "", path))
-    pattern = "/" + pattern.lstrip("/")
-    if path.endswith("/") and not pattern.endswith("/"):
-        pattern += "/"
-    declared = getattr(app, "__qualname__", type(app).__qualname__)
-    declared = f"{getattr(app, '__module__', '?')}.{declared}"
+    pattern = prefixed(config, path)
     try:
         consumer = Consumer(
             pattern,
             protocol,
-            guarantee_single_callable(app),
-            declared,
+            single_callable(app),
+            config.object_description(app),
             tuple(origins or ()),
             max_connections,
         )
-    except (re.error, ValueError) as error:
+    except (re.error, ValueError, OverflowError) as error:
         raise wrong("path", f"a pattern ({error})", path) from None
 
     discriminator = ("asgi consumer", protocol, pattern)
@@ -91,14 +95,35 @@ def add_asgi_consumer(
         path=pattern,
         protocol=protocol,
         callable=app,
+        name=name,
+        permission=permission,
+        factory=factory,
         origins=consumer.origins,
         max_connections=max_connections,
+        predicates=predicates,
     )
+    guard = Guard(config, consumer, introspectable, path, name, permission, factory, predicates)
+    config.action(discriminator, introspectables=(introspectable,))
+    # The default permission and the names of the predicates are known then.
+    config.action(None, guard.register, order=GUARD_ORDER)
 
-    def register():
-        config.registry.getUtility(IConsumerMapper).add(consumer)
 
-    config.action(discriminator, register, introspectables=(introspectable,))
+def prefixed(config, path):
+    """``path`` below the route prefix of ``config``, with one slash before it."""
+    prefix = (config.route_prefix or "").strip("/")
+    return ("/" + prefix if prefix else "") + "/" + path.lstrip("/")
+
+
+def single_callable(app):
+    """``app`` as an ASGI 3 application; an ASGI 2 one is called in its two steps."""
+    # asgiref takes classes, and functions that are not async, for ASGI 2: but Starlette's
+    # endpoints are classes that take all three arguments, and a function may return a coroutine.
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()
+    positional = [one for one in parameters if one.kind <= one.POSITIONAL_OR_KEYWORD]
+    return app if len(positional) >= 3 else guarantee_single_callable(app)
 
 
 class asgi_consumer_config:

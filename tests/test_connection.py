@@ -1,0 +1,194 @@
+"""How a connection to a consumer ends."""
+
+from functools import partial
+
+import pytest
+from pyramid.httpexceptions import HTTPConflict
+
+from pyramid_asgi_consumers.connection import Endpoint, Limit
+from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.origins import OriginRule
+from tests.asgi import body_of, http_scope, run, websocket_scope
+
+CONNECT = {"type": "websocket.connect"}
+
+
+def endpoint(app, protocol="websocket", max_connections=None, process=None):
+    consumer = Consumer("/x", protocol, app, "app", (), max_connections)
+    return Endpoint(consumer, OriginRule(), process or Limit(None), None)
+
+
+class Gone(OSError):
+    """What a server's ``send`` raises when the client has left."""
+
+
+class Server:
+    """A server's side of a connection whose client leaves after ``stays`` messages."""
+
+    def __init__(self, stays):
+        self.stays = stays
+        self.sent = []
+
+    async def receive(self):
+        return CONNECT
+
+    async def send(self, message):
+        if len(self.sent) == self.stays:
+            raise Gone
+        self.sent.append(message)
+
+    async def partial_send(self, nothing, message):
+        await self.send(message)
+
+
+async def accept_and_send(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        await send({"type": "websocket.send", "text": "x"})
+
+
+@pytest.mark.parametrize("stays", [0, 1, 3])
+async def test_a_client_that_is_gone_ends_a_websocket_quietly(stays, caplog):
+    server = Server(stays)
+    await endpoint(accept_and_send).websocket(websocket_scope(), server.receive, server.send)
+    assert (len(server.sent), caplog.messages) == (stays, [])
+
+
+async def test_a_send_that_is_a_partial_is_known_too(caplog):
+    server = Server(3)
+    send = partial(server.partial_send, None)
+    await endpoint(accept_and_send).websocket(websocket_scope(), server.receive, send)
+    assert (len(server.sent), caplog.messages) == (3, [])
+
+
+@pytest.mark.parametrize(("accepts", "last"), [(False, None), (True, 1011)])
+async def test_an_oserror_of_the_consumer_s_own_is_a_failure(accepts, last, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        if accepts:
+            await send({"type": "websocket.accept"})
+        raise ConnectionRefusedError("no database")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await endpoint(app).websocket(websocket_scope(), Server(0).receive, send)
+    assert caplog.messages == ["websocket consumer /x (app) failed"]
+    assert sent[-1].get("code") == last
+    assert accepts or sent[0]["status"] == 500
+
+
+async def test_a_disconnect_that_is_not_caught_ends_a_websocket_quietly(caplog):
+    async def app(scope, receive, send):
+        raise WebSocketDisconnect(1001)
+
+    assert await run_endpoint(app) == []
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+async def test_a_client_that_was_faster_to_close_is_no_error(error, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    async def send(message):
+        if message["type"] == "websocket.close":
+            raise error
+
+    await endpoint(app).websocket(websocket_scope(), Server(0).receive, send)
+    assert caplog.messages == []
+
+
+async def test_a_denial_to_a_client_that_is_gone_is_no_error(caplog):
+    async def app(scope, receive, send):
+        return
+
+    server = Server(0)
+    await endpoint(app).websocket(websocket_scope(), server.receive, server.send)
+    assert caplog.messages == []
+
+
+async def run_endpoint(app, max_connections=None, process=None):
+    served = endpoint(app, "websocket", max_connections, process)
+    return await run(served.websocket, websocket_scope(), CONNECT)
+
+
+@pytest.mark.parametrize("ends", [None, ValueError(), HTTPConflict(), WebSocketDisconnect()])
+async def test_no_slot_is_lost_however_a_consumer_ends(ends, caplog):
+    async def app(scope, receive, send):
+        if ends is not None:
+            raise ends
+
+    process = Limit(1)
+    served = endpoint(app, max_connections=1, process=process)
+    await run(served.websocket, websocket_scope(), CONNECT)
+    assert (served.limit.open, process.open) == (0, 0)
+
+
+async def test_the_limit_is_looked_at_before_the_origin():
+    process = Limit(1)
+    foreign = websocket_scope(headers=[(b"origin", b"https://evil.test")])
+    served = endpoint(accept_and_send, process=process)
+    assert (await run(served.websocket, foreign, CONNECT))[0]["status"] == 403
+    with process:
+        assert (await run(served.websocket, foreign, CONNECT))[0]["status"] == 503
+
+
+# http
+
+
+async def stream(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+
+@pytest.mark.parametrize("stays", [0, 1, 3])
+async def test_an_http_client_that_is_gone_is_no_error(stays, caplog):
+    server = Server(stays)
+    await endpoint(stream, "http").http(http_scope(), server.receive, server.send)
+    assert (len(server.sent), caplog.messages) == (stays, [])
+
+
+async def test_an_http_consumer_that_fails_after_its_start_is_broken_off():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ConnectionRefusedError("no database")
+
+    with pytest.raises(ConnectionRefusedError):
+        await run(endpoint(app, "http").http, http_scope())
+
+
+async def test_an_http_consumer_that_fails_after_its_end_is_logged(caplog):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"whole"})
+        raise ValueError
+
+    assert body_of(await run(endpoint(app, "http").http, http_scope())) == b"whole"
+    assert caplog.messages == ["http consumer /x (app) failed after its response"]
+
+
+async def test_an_http_exception_is_the_response_until_one_has_started():
+    async def early(scope, receive, send):
+        raise HTTPConflict
+
+    async def late(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise HTTPConflict
+
+    assert (await run(endpoint(early, "http").http, http_scope()))[0]["status"] == 409
+    with pytest.raises(HTTPConflict):
+        await run(endpoint(late, "http").http, http_scope())
+
+
+async def test_an_http_consumer_has_its_limit():
+    process = Limit(1)
+    with process:
+        sent = await run(endpoint(stream, "http", process=process).http, http_scope())
+    assert (sent[0]["status"], body_of(sent)) == (503, b"503 Service Unavailable\n")
