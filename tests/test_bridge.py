@@ -4,8 +4,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 from asgiref.wsgi import WsgiToAsgi
@@ -79,31 +77,6 @@ async def test_an_exception_before_the_start_is_500(caplog):
     sent = await run(WSGIBridge(app), http_scope())
     assert sent[0]["status"] == 500
     assert b"secret" not in body_of(sent)
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
-
-
-async def test_after_the_start_daphne_is_made_to_break_off(caplog):
-    # What a real Daphne does is in test_servers.py.
-    aborted = []
-
-    class Protocol:
-        __module__ = "daphne.http_protocol"
-        transport = SimpleNamespace(abortConnection=lambda: aborted.append(True))
-
-    sent = []
-
-    async def send(protocol, message):
-        sent.append(message)
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        yield b"a"
-        raise ValueError("late")
-
-    bridge = WSGIBridge(app)
-    exchange = Exchange(lambda scope, receive, _: bridge(scope, receive, partial(send, Protocol())))
-    await exchange.task
-    assert (body_of(sent), aborted) == (b"a", [True])
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
