@@ -153,6 +153,7 @@ def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, A
 
     Daphne 4.2.3 drops the headers of ``websocket.accept`` and the reason of ``websocket.close``,
     and raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+    What is sent while the websocket closes is an error of Autobahn's there, and no OSError.
     Granian 2.8.7's worker may die of a ``websocket.close`` after ``websocket.disconnect`` while it
     stops, and then leaves no lifespan context.
     """
@@ -189,6 +190,11 @@ async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, An
     elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
         reason = (message.get("reason") or "").encode()
         return protocol.sendCloseFrame(message.get("code", 1000), reason)
+    elif kind == "websocket.send" and protocol.state not in (
+        protocol.STATE_CONNECTING,
+        protocol.STATE_OPEN,
+    ):
+        raise OSError("The websocket is closed")
     await send(message)
 
 

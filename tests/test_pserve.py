@@ -1,0 +1,270 @@
+"""The servers under pserve, and the application under Pyramid's other commands."""
+
+import contextlib
+import re
+import signal
+import socket
+import sys
+import threading
+from functools import partial
+from importlib import metadata
+
+import pytest
+from pyramid.exceptions import ConfigurationError
+
+from tests import clients
+from tests.pserveapp import write_ini
+from tests.servers import DEADLINE, HOST, TRACEBACK, free_port, started, wait_until
+
+SERVERS = ["daphne", "uvicorn", "hypercorn"]
+
+
+def listening(server, port):
+    """The options with which ``server`` listens on ``port``."""
+    if server == "hypercorn":
+        return {"bind": f"{HOST}:{port}"}
+    return {"host" if server == "uvicorn" else "bind": HOST, "port": port}
+
+
+@contextlib.contextmanager
+def pserve(name, directory, *arguments, options=None, port=None, page="first", **more):
+    """Run pserve with the server ``name``, which listens on a free port unless ``options`` say."""
+    port = port or free_port()
+    given = listening(name, port) if options is None else options
+    ini = write_ini(directory / "test.ini", name, given, page, directory / "gate")
+    command = ["pyramid.scripts.pserve", *arguments, str(ini)]
+    with started(name, command, port, directory, **more) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory):
+    with pserve(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+def test_a_page_and_a_websocket(server):
+    assert clients.get(server, "/").body == b"The first page"
+    with clients.websocket(server, "/ws") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(DEADLINE) == "hello"
+    with clients.websocket(server, "/ticking") as websocket:
+        assert websocket.recv(DEADLINE) == "True"
+
+
+def test_the_ini_says_how_to_log(server):
+    since = server.position()
+    assert clients.get(server, "/logged").status == 404
+    access = re.compile(rf"^INFO\|{server.name}\.access\|.*GET /logged", re.MULTILINE)
+    wait_until(lambda: access.search(server.logged(since)), "the access", server)
+    lines = server.logged().splitlines()
+    assert "INFO|pserveapp|The context is entered" in lines
+    others = [line for line in lines if not re.match(r"[A-Z]+\|", line)]
+    assert [line for line in others if not line.startswith("Starting server in PID")] == []
+
+
+@contextlib.contextmanager
+def in_thread(function):
+    """Run ``function`` beside the block; give a list that holds what it returned afterwards."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    yield results
+    thread.join(DEADLINE)
+    assert results
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_request_finishes_and_a_websocket_is_closed_when_it_stops(name, tmp_path):
+    with pserve(name, tmp_path) as server:
+        with (
+            clients.websocket(server, "/ws") as websocket,
+            clients.websocket(server, "/ticking") as ticking,
+            in_thread(partial(clients.get, server, "/slow")) as answers,
+        ):
+            wait_until(lambda: "slow began" in server.logged(), "the request", server)
+            server.process.send_signal(signal.SIGTERM)
+            assert clients.closed(websocket).code == 1012
+            assert clients.closed(ticking).code == 1012
+            (tmp_path / "gate").touch()
+        assert (answers[0].status, answers[0].body) == (200, b"slow answer")
+        status = server.stop()
+        log = server.logged()
+    # Uvicorn dies of the signal, in good order.
+    assert status == (-signal.SIGTERM if name == "uvicorn" else 0)
+    assert "The context is left" in log
+    assert TRACEBACK not in log
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_change_restarts_it(name, tmp_path):
+    with pserve(name, tmp_path, "--reload") as server:
+        with clients.websocket(server, "/ws") as websocket:
+            ini = tmp_path / "test.ini"
+
+            def changed():
+                # Until it is watched.
+                ini.write_text(ini.read_text().replace("page = first", "page = second"))
+                return "test.ini changed; reloading" in server.logged()
+
+            wait_until(changed, "the reload", server)
+            assert clients.closed(websocket).code == 1012
+        wait_until(partial(serves_second_page, server), "the new page", server)
+
+
+def serves_second_page(server):
+    try:
+        return clients.get(server, "/").body == b"The second page"
+    except ConnectionRefusedError:
+        return False
+
+
+def page_over_unix_socket(path, server):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(str(path))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return clients.read_until(connection, b"The first page")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_unix_socket(name, tmp_path):
+    path = tmp_path / "socket"
+    options = {
+        "daphne": {"unix-socket": path},
+        "uvicorn": {"uds": path},
+        "hypercorn": {"bind": f"unix:{path}"},
+    }[name]
+    answers = partial(page_over_unix_socket, path)
+    with pserve(name, tmp_path, options=options, answers=answers) as server:
+        assert page_over_unix_socket(path, server)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_file_descriptor(name, tmp_path):
+    with socket.create_server((HOST, 0)) as listener:
+        number = listener.fileno()
+        options = {"bind": f"fd://{number}"} if name == "hypercorn" else {"fd": number}
+        port = listener.getsockname()[1]
+        with pserve(name, tmp_path, options=options, port=port, pass_fds=[number]) as server:
+            assert clients.get(server, "/").body == b"The first page"
+
+
+# Options.
+
+
+def serve(name, **options):
+    """What the entry point does with ``options`` that are wrong: it does not serve."""
+    (entry,) = metadata.entry_points(group="paste.server_runner", name=name)
+    entry.load()(None, {}, **options)
+
+
+@pytest.mark.parametrize(
+    "name, known",
+    [
+        ("daphne", "bind, endpoint, fd, file_descriptor, host, http_timeout, log_fmt"),
+        ("uvicorn", "header, headers, host, http, http2"),
+        ("hypercorn", "backlog, bind, ca_certs, certfile, ciphers"),
+    ],
+)
+def test_an_option_that_the_server_does_not_know(name, known):
+    message = f"{name} has no option 'prot'; there are: "
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        serve(name, prot="8000")
+    assert known in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name, option, value, reason",
+    [
+        ("daphne", "port", "many", "invalid int value: 'many'"),
+        ("daphne", "proxy-headers", "maybe", "not one of 0, 1, f, false, n, no, off, on"),
+        ("daphne", "root_path", "/app", "set asgi.root_path in the application's section"),
+        ("uvicorn", "port", "many", "'many' is not a valid integer"),
+        ("uvicorn", "access_log", "maybe", "not one of 0, 1, f, false, n, no, off, on"),
+        ("uvicorn", "reload", "true", "pserve --reload restarts the server"),
+        ("uvicorn", "reload-dir", ".", "pserve --reload restarts the server"),
+        ("uvicorn", "workers", "2", "start several, or serve from the command line"),
+        ("hypercorn", "backlog", "many", "invalid literal for int"),
+        ("hypercorn", "verify_mode", "SOME", "KeyError\\('SOME'\\)"),
+        ("hypercorn", "include_date_header", "maybe", "not one of 0, 1, f, false, n, no, off"),
+        ("hypercorn", "workers", "2", "start several, or serve from the command line"),
+        ("hypercorn", "worker_class", "trio", 'must be "asyncio" or "uvloop", not \'trio\''),
+    ],
+)
+def test_an_option_that_cannot_be_used(name, option, value, reason):
+    with pytest.raises(ConfigurationError, match=rf"^{name}: .*{option.split('-')[0]}.*{reason}"):
+        serve(name, **{option: value})
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_is_not_installed(name, monkeypatch):
+    for module in list(sys.modules):
+        if module.partition(".")[0] == name:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    remedy = re.escape(f'pip install "pyramid_asgi_consumers[{name}]"')
+    with pytest.raises(ConfigurationError, match=f"{name}.*: {remedy}"):
+        serve(name)
+
+
+def test_uvloop_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(ConfigurationError, match="uvloop.*: pip install uvloop"):
+        serve("hypercorn", worker_class="uvloop")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_port_that_is_taken_is_a_failure(name, tmp_path):
+    with socket.create_server((HOST, 0)) as listener:
+        options = listening(name, listener.getsockname()[1])
+        with pytest.raises(AssertionError, match=f"{name} does not start(?s:.*)Error: .*\n$"):
+            pserve(name, tmp_path, options=options).__enter__()
+
+
+OPTIONS = {
+    "daphne": {
+        "http-timeout": "30",
+        "proxy_headers": "true",
+        "no-server-name": "yes",
+        "access_log": "-",
+    },
+    "uvicorn": {
+        "timeout-keep-alive": "30",
+        "proxy_headers": "true",
+        "server_header": "no",
+        "ws_per_message_deflate": "false",
+        "header": "\n    X-One:1\n    X-Two:2",
+        "ws": "wsproto",
+    },
+    "hypercorn": {
+        "keep-alive-timeout": "30",
+        "include_server_header": "false",
+        "websocket_ping_interval": "2.5",
+        "umask": "18",
+        "verify_mode": "CERT_NONE",
+        "worker_class": "uvloop",
+        "alt_svc_headers": "\n    one\n    two",
+    },
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_options_reach_the_server(name, tmp_path):
+    port = free_port()
+    options = {**listening(name, port), **OPTIONS[name]}
+    with pserve(name, tmp_path, options=options, port=port) as server:
+        answer = clients.get(server, "/")
+        with clients.websocket(server, "/ws") as websocket:
+            websocket.send("hello")
+            assert websocket.recv(DEADLINE) == "hello"
+        log = server.logged()
+    assert answer.body == b"The first page"
+    assert "server" not in answer.headers
+    if name == "daphne":
+        # To stdout, as Daphne writes it.
+        assert re.search(r'^127\.0\.0\.1:\d+ - - \[.*\] "GET /" 200', log, re.MULTILINE)
+    elif name == "uvicorn":
+        assert (answer.headers["X-One"], answer.headers["X-Two"]) == ("1", "2")
+    else:
+        assert answer.headers.get_all("alt-svc") == ["one", "two"]
