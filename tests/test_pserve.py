@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from functools import partial
@@ -11,10 +12,12 @@ from importlib import metadata
 
 import pytest
 from pyramid.exceptions import ConfigurationError
+from pyramid.paster import bootstrap
 
+from pyramid_asgi_consumers import ASGIApplication
 from tests import clients
-from tests.pserveapp import write_ini
-from tests.servers import DEADLINE, HOST, TRACEBACK, free_port, started, wait_until
+from tests.pserveapp import Root, write_ini
+from tests.servers import DEADLINE, HOST, PROJECT, TRACEBACK, free_port, started, wait_until
 
 SERVERS = ["daphne", "uvicorn", "hypercorn"]
 
@@ -268,3 +271,81 @@ def test_options_reach_the_server(name, tmp_path):
         assert (answer.headers["X-One"], answer.headers["X-Two"]) == ("1", "2")
     else:
         assert answer.headers.get_all("alt-svc") == ["one", "two"]
+
+
+# Pyramid's other commands.
+
+
+@pytest.fixture(scope="module")
+def ini(tmp_path_factory):
+    return str(write_ini(tmp_path_factory.mktemp("commands") / "test.ini"))
+
+
+def test_bootstrap(ini):
+    with bootstrap(ini) as env:
+        assert isinstance(env["app"], ASGIApplication)
+        assert env["registry"] is env["app"].registry
+        assert env["request"].route_url("home") == "http://localhost/"
+        assert env["request"].websocket_url("guarded") == "ws://localhost/guarded"
+        assert isinstance(env["root"], Root)
+
+
+COMMANDS = [
+    ("proutes", [], "", [r"^home +/ +tests\.pserveapp\.home ", r"^guarded +/guarded "]),
+    ("pviews", ["/slow"], "", [r"View Name: slow|tests\.pserveapp\.slow"]),
+    ("ptweens", [], "", [r"pyramid\.tweens\.excview_tween_factory"]),
+    (
+        "pshell",
+        ["-p", "python"],
+        "print('The app is', app, 'at', request.route_url('home'))\n",
+        [r"The app is <pyramid_asgi_consumers\.application\.ASGIApplication .*> at http://local"],
+    ),
+]
+
+
+@pytest.mark.parametrize("name, arguments, typed, expected", COMMANDS, ids=[c[0] for c in COMMANDS])
+def test_a_command_of_pyramid(ini, name, arguments, typed, expected):
+    command = [sys.executable, "-m", f"pyramid.scripts.{name}", ini, *arguments]
+    done = subprocess.run(
+        command, cwd=PROJECT, input=typed, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, done.stderr
+    for pattern in expected:
+        assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
+
+
+# Servers that import the application.
+
+
+APP_PY = """
+from pyramid.paster import get_app, setup_logging
+
+setup_logging({ini!r})
+app = get_app({ini!r})
+"""
+
+IMPORTING = {
+    "granian": "granian --interface asgi --host {host} --port {port} project:app",
+    "gunicorn": (
+        "gunicorn --worker-class uvicorn_worker.UvicornWorker --bind {host}:{port} project:app"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTING)
+def test_a_server_that_imports_the_application(name, tmp_path):
+    ini = write_ini(tmp_path / "test.ini", gate=tmp_path / "gate")
+    (tmp_path / "project.py").write_text(APP_PY.format(ini=str(ini)))
+    port = free_port()
+    command = IMPORTING[name].format(host=HOST, port=port).split()
+    with started(name, command, port, tmp_path, {"PYTHONPATH": str(tmp_path)}) as server:
+        with clients.websocket(server, "/ws") as websocket:
+            websocket.send("hello")
+            assert websocket.recv(DEADLINE) == "hello"
+        with in_thread(partial(clients.get, server, "/slow")) as answers:
+            wait_until(lambda: "pserveapp|slow began" in server.logged(), "the request", server)
+            server.process.send_signal(signal.SIGTERM)
+            (tmp_path / "gate").touch()
+        assert answers[0].body == b"slow answer"
+        assert server.stop() == 0
+        assert "pserveapp|The context is left" in server.logged()
