@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 INSTALL = 'pip install "pyramid_asgi_consumers[{}]"'
 RELOAD = "pserve --reload restarts the server on a change"
 PROCESSES = "pserve is one process; start several, or serve from the command line"
+UNBOUNDED = 86400.0
 IMPORT = "pserve has made the application already"
 
 
@@ -158,29 +159,46 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
 
 async def _serve_hypercorn(app: Any, config: Any, serve: Any) -> None:
     # The contexts are entered here, so that they are left whatever becomes of the connections:
-    # with the event loop of Python 3.12 and later Hypercorn 0.18 waits for these without a bound.
+    # Hypercorn 0.18 waits without a bound for a client that does not read, and with the event loop
+    # of Python 3.12 and later for all of them.
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
+    stopping, overdue = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
     context = running(app)
     state = await asyncio.wait_for(context.__aenter__(), config.startup_timeout)
     served = _Served(app, state)
+    bound, config.graceful_timeout = config.graceful_timeout, UNBOUNDED
 
     async def stop() -> None:
         await stopping.wait()
-        loop.call_later(config.graceful_timeout + 1, server.cancel)
+        loop.call_later(bound, overdue.set)
         await served.close()
 
+    before = asyncio.all_tasks()
     server = asyncio.create_task(serve(served, config, shutdown_trigger=stop, mode="asgi"))
+    watch = asyncio.create_task(overdue.wait())
     try:
-        await asyncio.wait([server])
-        if server.cancelled():
-            log.warning("Connections are still open after %s s", config.graceful_timeout)
-        else:
+        await asyncio.wait([server, watch], return_when=asyncio.FIRST_COMPLETED)
+        if server.done():
+            watch.cancel()
             server.result()
+        else:
+            log.warning("Connections are still open after %s s", bound)
+            await _cancel_others(before)
     finally:
         await asyncio.wait_for(context.__aexit__(None, None, None), config.shutdown_timeout)
+
+
+async def _cancel_others(tasks: set[asyncio.Task[Any]]) -> None:
+    # A connection of Hypercorn's that is cancelled closes, for which it waits until it is
+    # cancelled again; so does what it still sends.
+    for _ in range(3):
+        others = asyncio.all_tasks() - tasks
+        if others:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=0.5)
 
 
 class _Served:
@@ -208,10 +226,12 @@ class _Served:
 
     async def _websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         def tracked(message: dict[str, Any]) -> Any:
-            if self.is_closing:
-                raise OSError("The server stops")
-            if message["type"] == "websocket.accept":
+            if message["type"] == "websocket.accept" and not self.is_closing:
                 self.open.add(send)
+            elif self.is_closing and send not in self.open:
+                raise OSError("The server stops")
+            elif message["type"] == "websocket.close":
+                self.open.discard(send)
             return send(message)
 
         try:
@@ -220,13 +240,19 @@ class _Served:
             self.open.discard(send)
 
     async def close(self) -> None:
-        """Close all websockets (RFC 6455 section 7.4, "service restart")."""
+        """Close all websockets with 1012, "service restart" (RFC 6455 section 7.4)."""
         self.is_closing = True
-        message = {"type": "websocket.close", "code": 1012, "reason": ""}
         if self.open:
-            closes = [asyncio.ensure_future(send(message)) for send in self.open]
             # A client that reads nothing does not hold the others up.
-            await asyncio.wait(closes, timeout=1)
+            await asyncio.wait(
+                [asyncio.ensure_future(self._close(s)) for s in self.open], timeout=1
+            )
+
+    async def _close(self, send: Any) -> None:
+        # Its consumer may end before this runs.
+        if send in self.open:
+            self.open.discard(send)
+            await send({"type": "websocket.close", "code": 1012, "reason": ""})
 
 
 # Options.

@@ -75,6 +75,11 @@ def slow(request):
     return Response("slow answer")
 
 
+def flood(request):
+    """More than a client takes that reads nothing."""
+    return Response(app_iter=[b"x" * 65536] * 1000, content_type="text/plain")
+
+
 @asynccontextmanager
 async def context(registry):
     log.info("The context is entered")
@@ -102,7 +107,7 @@ async def ticking(scope, receive, send):
 def main(global_config, **settings):
     with Configurator(settings=settings, root_factory=Root) as config:
         config.include("pyramid_asgi_consumers")
-        for path, view in {"/": home, "/slow": slow}.items():
+        for path, view in {"/": home, "/slow": slow, "/flood": flood}.items():
             config.add_route(view.__name__, path)
             config.add_view(view, route_name=view.__name__)
         config.add_asgi_consumer("/ws", "websocket", echo)

@@ -99,6 +99,29 @@ def test_a_request_finishes_and_a_websocket_is_closed_when_it_stops(name, tmp_pa
     assert TRACEBACK not in log
 
 
+GRACE = {
+    "daphne": "application-close-timeout",
+    "uvicorn": "timeout-graceful-shutdown",
+    "hypercorn": "graceful-timeout",
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_clients_that_neither_read_nor_write_keep_it_for_a_time(name, tmp_path):
+    port = free_port()
+    options = {**listening(name, port), GRACE[name]: 1}
+    with pserve(name, tmp_path, options=options, port=port) as server:
+        with clients.raw(server, receive_buffer=4096) as reader, clients.raw(server) as writer:
+            reader.sendall(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            clients.read_until(reader, b"xxx")
+            writer.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            with clients.websocket(server, "/ws") as websocket:
+                server.process.send_signal(signal.SIGTERM)
+                assert clients.closed(websocket).code == 1012
+            server.stop()
+        assert "The context is left" in server.logged()
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_change_restarts_it(name, tmp_path):
     with pserve(name, tmp_path, "--reload") as server:
