@@ -9,6 +9,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException
 from pyramid.response import Response
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny, parts, rendered
 from pyramid_asgi_consumers.exceptions import BadRequest, InvalidMessage, WebSocketDisconnect
@@ -76,6 +77,7 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         state = "connecting"
+        send = quirks.websocket_send(send)
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state
