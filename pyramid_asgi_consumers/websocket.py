@@ -242,7 +242,7 @@ class WebSocket:
         else:
             raise TypeError(f"send: message must be str or bytes, not {message!r}")
         if self._state is not OPEN:
-            self._must_be_open()
+            raise self._not_open()
         await self._tell(event)
 
     async def send_text(self, text: str) -> None:
@@ -273,13 +273,12 @@ class WebSocket:
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
 
-    def _must_be_open(self) -> None:
+    def _not_open(self) -> Exception:
         if self._left:
-            raise WebSocketDisconnect(*self._end)
+            return WebSocketDisconnect(*self._end)
         if self._state is CONNECTING:
-            raise RuntimeError("send: the websocket is not open yet: await accept() first")
-        if self._state is CLOSED:
-            raise RuntimeError("send: the websocket is closed")
+            return RuntimeError("send: the websocket is not open yet: await accept() first")
+        return RuntimeError("send: the websocket is closed")
 
     async def _tell(self, event: Event) -> None:
         try:

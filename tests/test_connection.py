@@ -6,7 +6,7 @@ import pytest
 from pyramid.httpexceptions import HTTPConflict
 
 from pyramid_asgi_consumers.connection import Endpoint, Limit
-from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from tests.asgi import body_of, http_scope, run, websocket_scope
@@ -88,6 +88,41 @@ async def test_a_disconnect_that_is_not_caught_ends_a_websocket_quietly(caplog):
 
     assert await run_endpoint(app) == []
     assert caplog.messages == []
+
+
+class Group(Exception):
+    """What a task group raises, Python's from 3.11 on or a backport's."""
+
+    def __init__(self, *exceptions):
+        super().__init__(exceptions)
+        self.exceptions = exceptions
+
+    def split(self, kind):
+        others = [each for each in self.exceptions if not isinstance(each, kind)]
+        return None, others or None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Group(WebSocketDisconnect()), None),
+        (Group(WebSocketDisconnect(), WebSocketDisconnect()), None),
+        (Group(Group(HTTPConflict())), 4409),
+        (Group(InvalidJSON("not JSON")), 1007),
+        (Group(KeyError()), 1011),
+        (Group(WebSocketDisconnect(), KeyError()), 1011),
+    ],
+)
+async def test_what_a_task_group_wraps_counts(error, code, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        raise error
+
+    assert [event.get("code") for event in await run_endpoint(app)] == [None, code][
+        : 1 + bool(code)
+    ]
+    assert ("failed" in caplog.text) is (code == 1011)
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError])

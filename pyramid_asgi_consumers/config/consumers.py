@@ -147,12 +147,8 @@ def _is_plain_function(func):
 
 def _takes_one_argument(func):
     try:
-        signature = inspect.signature(func)
-    except ValueError:
-        return True
-    try:
-        signature.bind(None)
-    except TypeError:
+        inspect.signature(func).bind(None)
+    except (TypeError, ValueError):
         return False
     return True
 
