@@ -186,12 +186,12 @@ class Endpoint:
 
 
 def _alone(error: Exception) -> Exception:
-    # A task group wraps what its tasks raise; each of those that talk to a client that has left
-    # may raise that.
-    while inner := getattr(error, "exceptions", ()):
-        if len(inner) > 1 and error.split(WebSocketDisconnect)[1] is not None:
-            break
-        error = inner[0]
+    # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
+    # client that has left, each may raise that.
+    while hasattr(error, "derive") and (
+        len(error.exceptions) == 1 or error.split(WebSocketDisconnect)[1] is None
+    ):
+        error = error.exceptions[0]
     return error
 
 

@@ -3,6 +3,9 @@
 import asyncio
 import functools
 import json
+import textwrap
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pyramid.config import Configurator
@@ -654,6 +657,23 @@ def test_the_introspectable_has_the_function():
     assert (found["path"], found["protocol"], found["callable"]) == ("/ws", "websocket", decorated)
     assert (found["origins"], found["name"]) == (("https://a.example",), "chat")
     assert found.title == "websocket consumer /ws (function tests.test_websocket.decorated)"
+
+
+async def test_the_readme_s_function():
+    readme = (Path(__file__).parent.parent / "README.rst").read_text()
+    section = readme.partition("\nA function of a websocket\n")[2]
+    code = section.partition("code-block:: python\n")[2].partition("\n``@websocket_config")[0]
+    module = ModuleType("chat")
+    exec(textwrap.dedent(code), vars(module))
+    sent = await serve(
+        module.chat,
+        text("Hello"),
+        left(),
+        path="/chat/{room}",
+        permission="chat",
+        scope=websocket_scope("/chat/a"),
+    )
+    assert sent[1]["text"] == "None in a: Hello"
 
 
 class Echo:
