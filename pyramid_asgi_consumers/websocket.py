@@ -2,8 +2,8 @@
 
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from re import compile
 from typing import Any
 
 from pyramid.decorator import reify
@@ -22,12 +22,15 @@ log = logging.getLogger(__name__)
 CONNECTING, OPEN, CLOSED = "connecting", "open", "closed"
 
 # RFC 9110 section 5: a name is a token; a value has no line breaks.
-_NAME = compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_VALUE = compile(rb"[^\0\r\n]*")
+_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"[^\0\r\n]*")
 
 
 class WebSocket:
-    """A websocket, as ``scope``, ``receive`` and ``send`` describe it (ASGI, WebSocket).
+    """A websocket; ``scope``, ``receive`` and ``send`` are what an ASGI application gets.
+
+    ``receive`` has not been called yet: :meth:`accept` waits for ``websocket.connect`` (ASGI,
+    Connection Scope of WebSocket).
 
     Every method that talks to the client raises :class:`.WebSocketDisconnect` once it has left.
     """
