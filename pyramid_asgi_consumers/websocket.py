@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 CONNECTING, OPEN, CLOSED = "connecting", "open", "closed"
 
+# What a server's send raises when the client has left: OSError (ASGI, Send), but Uvicorn 0.54 also
+# RuntimeError, where it has closed the websocket itself, say after a message that is too long.
+GONE = (OSError, RuntimeError)
+
 # RFC 9110 section 5: a name is a token; a value has no line breaks.
 _NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[^\0\r\n]*")
@@ -143,7 +147,10 @@ class WebSocket:
             "headers": _encoded(headers),
         }
         await self._connect()
-        await self._tell(event)
+        try:
+            await self._send(event)
+        except GONE as error:
+            raise self._disconnect({"code": 1006}) from error
         self._state = OPEN
 
     async def deny(self, response: Response) -> None:
@@ -186,17 +193,10 @@ class WebSocket:
         while another task receives.
         """
         if self._state is not OPEN:
-            if self._state is CLOSED:
-                raise WebSocketDisconnect(*self._end)
-            raise RuntimeError("receive: the websocket is not open yet: await accept() first")
+            raise self._not_receiving()
         event = await self._watcher.receive()
-        # Either key may be absent or None (ASGI, Receive).
         text = event.get("text")
-        if text is not None:
-            return text
-        if event["type"] == "websocket.disconnect":
-            raise self._disconnect(event)
-        return event["bytes"]
+        return self._not_text(event) if text is None else text
 
     async def receive_text(self) -> str:
         """Return the next message, which must be text.
@@ -246,7 +246,10 @@ class WebSocket:
             raise TypeError(f"send: message must be str or bytes, not {message!r}")
         if self._state is not OPEN:
             raise self._not_open()
-        await self._tell(event)
+        try:
+            await self._send(event)
+        except GONE as error:
+            raise self._disconnect({"code": 1006}) from error
 
     async def send_text(self, text: str) -> None:
         """Send a text message. Raises TypeError for what is not str; see :meth:`send`."""
@@ -271,10 +274,26 @@ class WebSocket:
         return self
 
     async def __anext__(self) -> str | bytes:
+        # As receive() does: awaiting that for each message would show in a benchmark.
         try:
-            return await self.receive()
+            if self._state is not OPEN:
+                raise self._not_receiving()
+            event = await self._watcher.receive()
+            text = event.get("text")
+            return self._not_text(event) if text is None else text
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
+
+    def _not_receiving(self) -> Exception:
+        if self._state is CLOSED:
+            return WebSocketDisconnect(*self._end)
+        return RuntimeError("receive: the websocket is not open yet: await accept() first")
+
+    def _not_text(self, event: Event) -> bytes:
+        if event["type"] == "websocket.disconnect":
+            raise self._disconnect(event)
+        # Either of text and bytes may be absent or None (ASGI, Receive).
+        return event["bytes"]
 
     def _not_open(self) -> Exception:
         if self._left:
@@ -282,14 +301,6 @@ class WebSocket:
         if self._state is CONNECTING:
             return RuntimeError("send: the websocket is not open yet: await accept() first")
         return RuntimeError("send: the websocket is closed")
-
-    async def _tell(self, event: Event) -> None:
-        try:
-            await self._send(event)
-        except (OSError, RuntimeError) as error:
-            # ASGI has it that servers raise OSError; Uvicorn 0.54 also raises RuntimeError, where
-            # it has closed the websocket itself, say after a message that is too long.
-            raise self._disconnect({"code": 1006}) from error
 
     # The end.
 
@@ -315,8 +326,8 @@ class WebSocket:
             self._closed(code, reason)
             try:
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
-            except (OSError, RuntimeError) as error:
-                # Servers say in different ways that the client was faster.
+            except GONE as error:
+                # The client was faster.
                 log.debug("The client had left: %r", error)
 
     async def wait_closed(self) -> None:

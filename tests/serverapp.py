@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
 from pyramid_asgi_consumers.watcher import INTERVAL
-from tests.clients import FILLER, FLOOD, blocks
+from tests.clients import DEADLINE, FILLER, FLOOD, blocks
 
 django_settings.configure()
 # Own lines are told from the server's by the logger's name in brackets.
@@ -109,6 +109,20 @@ class Ticking:
 
 def stream(request):
     return Response(app_iter=Ticking(request.params["name"]), content_type="text/plain")
+
+
+released = threading.Event()
+
+
+def late(request):
+    """Answers when ``/release`` is asked for."""
+    released.wait(DEADLINE)
+    return stream(request)
+
+
+def release(request):
+    released.set()
+    return Response("released")
 
 
 def flood(request):
@@ -350,6 +364,8 @@ def make_app():
             "/download/generator": download_generator,
             "/download/file": download_file,
             "/stream": stream,
+            "/late": late,
+            "/release": release,
             "/flood": flood,
             "/crash": crash,
             "/crash-late": crash_late,
