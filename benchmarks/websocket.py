@@ -1,16 +1,18 @@
 """How many messages per second are echoed: bare ASGI, WebSocket, Starlette.
 
-    python benchmarks/websocket.py [--ws websockets-sansio] [--rounds 15] [--connections 16]
+    python benchmarks/websocket.py [--ws wsproto] [--rounds 100] [--connections 16]
 
-Starts Uvicorn with one application for all, and measures them in turns: each connection sends a
-message and waits for its echo. Prints the median of the messages per second of each, and its ratios
-to the bare application in the same round: median, smallest and greatest. Once by the clock, which
-whatever else the machine does disturbs, and once by the processor time of the server (Linux).
+Starts Uvicorn with one application that serves them all, on connections that stay open, and lets
+them echo in turns of a fraction of a second, in another order each round, so that what else the
+machine does falls on all. Each connection sends a message and waits for its echo. Prints the median
+of the messages per second and of its ratio to the bare application in the same round, with the
+quartiles of that ratio: by the clock, and by the processor time of the server (Linux).
 """
 
 import argparse
 import asyncio
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -79,11 +81,14 @@ def make_app():
 
 
 class Client(asyncio.Protocol):
-    """Sends a message, waits for its echo, sends the next."""
+    """Sends a message, waits for its echo, sends the next, until ``running`` is false."""
+
+    running = False
 
     def __init__(self, path):
         self.path = path
-        self.opened = asyncio.get_running_loop().create_future()
+        self.idle = asyncio.get_running_loop().create_future()
+        self.opened = False
         self.received = bytearray()
         self.echoes = 0
 
@@ -95,41 +100,58 @@ class Client(asyncio.Protocol):
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
 
+    def start(self):
+        self.running = True
+        self.idle = asyncio.get_running_loop().create_future()
+        self.transport.write(REQUEST)
+
     def data_received(self, data):
         self.received += data
-        if not self.opened.done():
-            if b"\r\n\r\n" not in self.received:
-                return
-            head, _, self.received = self.received.partition(b"\r\n\r\n")
-            if not head.startswith(b"HTTP/1.1 101"):
-                raise SystemExit(f"{self.path}: {head.decode()}")
-            self.opened.set_result(None)
-            self.transport.write(REQUEST)
+        if not self.opened:
+            if b"\r\n\r\n" in self.received:
+                if not self.received.startswith(b"HTTP/1.1 101"):
+                    raise SystemExit(f"{self.path}: {self.received.decode()}")
+                self.opened = True
+                self.received.clear()
+                self.idle.set_result(None)
         elif len(self.received) >= len(ECHO):
             if self.received != ECHO:
                 raise SystemExit(f"{self.path}: not an echo: {bytes(self.received)!r}")
             self.received.clear()
             self.echoes += 1
-            self.transport.write(REQUEST)
+            if self.running:
+                self.transport.write(REQUEST)
+            else:
+                self.idle.set_result(None)
 
 
-async def measure(server, port, variant, connections, seconds):
-    """Return echoes per second, by the clock and by the server's processor time."""
+async def measure(server, port, options):
+    """Return each variant's echoes per second of each round, by the clock and by processor time."""
     loop = asyncio.get_running_loop()
-    clients = []
-    for _ in range(connections):
-        _, client = await loop.create_connection(lambda: Client(f"/{variant}"), HOST, port)
-        clients.append(client)
-    await asyncio.gather(*(client.opened for client in clients))
-    # What happens at the beginning, such as a first look ahead, is not the question.
-    await asyncio.sleep(0.1)
+    clients = {variant: [] for variant in VARIANTS}
+    for variant in VARIANTS:
+        for _ in range(options.connections):
+            made = loop.create_connection(lambda: Client(f"/{variant}"), HOST, port)  # noqa: B023
+            clients[variant].append((await made)[1])
+        await asyncio.gather(*(client.idle for client in clients[variant]))
+    figures = {variant: [] for variant in VARIANTS}
+    for _ in range(options.rounds):
+        for variant in random.sample(VARIANTS, len(VARIANTS)):
+            figures[variant].append(await turn(server, clients[variant], options.seconds))
+    return figures
+
+
+async def turn(server, clients, seconds):
     before = sum(client.echoes for client in clients)
     start, busy = time.perf_counter(), processor_time(server)
+    for client in clients:
+        client.start()
     await asyncio.sleep(seconds)
+    for client in clients:
+        client.running = False
+    await asyncio.gather(*(client.idle for client in clients))
     echoes = sum(client.echoes for client in clients) - before
     elapsed, busy = time.perf_counter() - start, processor_time(server) - busy
-    for client in clients:
-        client.transport.abort()
     return echoes / elapsed, echoes / busy
 
 
@@ -141,7 +163,7 @@ def processor_time(server):
 def start_server(port, ws):
     command = (
         f"{sys.executable} -m uvicorn --factory --port {port} --ws {ws} --no-access-log"
-        " --log-level warning benchmarks.websocket:make_app"
+        " --ws-ping-interval 3600 --log-level warning benchmarks.websocket:make_app"
     )
     root = Path(__file__).resolve().parent.parent
     server = subprocess.Popen(
@@ -161,35 +183,30 @@ def start_server(port, ws):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ws", default="websockets-sansio", help="Uvicorn's implementation")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1.0, help="per variant and round")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=0.1, help="per variant and round")
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     server = start_server(port, options.ws)
-    figures = {variant: [] for variant in VARIANTS}
     try:
-        for number in range(options.rounds):
-            # Each goes first in its turn.
-            turn = number % len(VARIANTS)
-            for variant in VARIANTS[turn:] + VARIANTS[:turn]:
-                measured = measure(server, port, variant, options.connections, options.seconds)
-                figures[variant].append(asyncio.run(measured))
+        figures = asyncio.run(measure(server, port, options))
     finally:
         server.terminate()
         server.wait(20)
     print(f"Uvicorn --ws {options.ws}, {options.connections} connections")
     for kind, by in enumerate(("by the clock", "by processor time")):
-        print(f"{by:18} {'per second':>10} {'ratio':>6}  smallest  greatest")
+        print(f"{by:18} {'per second':>10} {'ratio':>6}   quartiles")
         bare = [rates[kind] for rates in figures["bare"]]
         for variant, measured in figures.items():
             rates = [rates[kind] for rates in measured]
             ratios = [rate / base for rate, base in zip(rates, bare, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
             print(
-                f"{variant:18} {statistics.median(rates):10.0f} {statistics.median(ratios):6.3f}"
-                f"  {min(ratios):8.3f}  {max(ratios):8.3f}"
+                f"{variant:18} {statistics.median(rates):10.0f} {middle:6.3f}"
+                f"   {low:.3f} to {high:.3f}"
             )
 
 
