@@ -23,7 +23,7 @@ class Watcher:
         self._receive = receive
         self._receiving = False
         #: The event taken in advance, or the wait for it.
-        self._ahead: asyncio.Future[Event] | None = None
+        self._ahead: asyncio.Task[Event] | None = None
         self._disconnect: Event | None = None
         self._cancel: Callable[[Event], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -50,7 +50,7 @@ class Watcher:
         except asyncio.CancelledError:
             # A coroutine has not taken an event yet; a future (as Granian 2.8.7 gives) may have.
             if asyncio.isfuture(pending) and pending.done() and not pending.cancelled():
-                self._ahead = pending
+                self._ahead = asyncio.create_task(self._look_ahead(pending))
             raise
         finally:
             self._receiving = False
@@ -111,8 +111,8 @@ class Watcher:
             # It came during a receive that was cancelled before it could return it.
             self._report()
 
-    async def _look_ahead(self) -> Event:
-        event = await self._receive()
+    async def _look_ahead(self, pending: asyncio.Future[Event] | None = None) -> Event:
+        event = await (self._receive() if pending is None else pending)
         if event["type"] == "websocket.disconnect":
             self._disconnect = event
             if not self._receiving:

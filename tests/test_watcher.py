@@ -152,31 +152,49 @@ async def test_a_receive_that_is_cancelled_loses_no_message(looked):
     assert await watched(server, func) == []
 
 
+class Futures(Server):
+    """A server whose ``receive`` gives futures, as Granian's does."""
+
+    def receive(self):
+        self.asked += 1
+        self.future = asyncio.get_running_loop().create_future()
+        return self.future
+
+
+async def cancelled_receive(watching, server, event=None):
+    """Receive, and be cancelled: as ``event`` comes, if there is one."""
+    waiting = asyncio.ensure_future(watching.receive())
+    await asyncio.sleep(0)
+    if event is not None:
+        server.future.set_result(event)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
 async def test_a_receive_that_is_cancelled_as_its_message_comes_loses_none():
-    class Futures(Server):
-        """A server whose ``receive`` gives futures, as Granian's does."""
-
-        def receive(self):
-            self.asked += 1
-            self.future = asyncio.get_running_loop().create_future()
-            return self.future
-
     server = Futures()
 
     async def func(watching):
-        for come in (True, False):
-            waiting = asyncio.ensure_future(watching.receive())
-            await asyncio.sleep(0)
-            if come:
-                server.future.set_result(text("one"))
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            if come:
-                assert await watching.receive() == text("one")
+        await cancelled_receive(watching, server, text("one"))
+        assert await watching.receive() == text("one")
+        await cancelled_receive(watching, server)
         assert server.asked == 2
 
     assert await watched(server, func) == []
+
+
+async def test_a_receive_that_is_cancelled_as_the_client_leaves_is_noticed():
+    server = Futures()
+
+    async def func(watching):
+        waiting = asyncio.ensure_future(watching.receive())
+        await asyncio.sleep(0)
+        server.future.set_result(LEFT)
+        waiting.cancel()
+        await asyncio.Event().wait()
+
+    assert await watched(server, func) == [LEFT]
 
 
 async def test_a_function_that_receives_hears_of_it_and_is_not_cancelled():
