@@ -311,7 +311,8 @@ async def test_a_server_that_cancels_is_passed_on(looked):
             await asyncio.sleep(0)
             cleaned.append(True)
 
-    served = asyncio.ensure_future(watched(server, func))
+    watching = Watcher(server.receive)
+    served = asyncio.ensure_future(watching.run(lambda: func(watching), print))
     await started.wait()
     served.cancel()
     with pytest.raises(asyncio.CancelledError):
