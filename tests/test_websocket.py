@@ -228,6 +228,15 @@ async def test_a_client_that_leaves_before_accept():
     assert server.sent == []
 
 
+async def test_a_client_that_is_gone_when_it_is_accepted():
+    server = Server()
+    server.broken = Gone()
+    websocket = server.websocket()
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await websocket.accept()
+    assert caught.value.code == 1006
+
+
 # Messages.
 
 
