@@ -172,7 +172,9 @@ async def cancelled_receive(watching, server, event=None):
         await waiting
 
 
-async def test_a_receive_that_is_cancelled_as_its_message_comes_loses_none():
+async def test_a_receive_that_is_cancelled_as_its_message_comes_loses_none(monkeypatch):
+    # No look ahead comes between.
+    monkeypatch.setattr(watcher, "INTERVAL", 60)
     server = Futures()
 
     async def func(watching):
@@ -184,7 +186,9 @@ async def test_a_receive_that_is_cancelled_as_its_message_comes_loses_none():
     assert await watched(server, func) == []
 
 
-async def test_a_receive_that_is_cancelled_as_the_client_leaves_is_noticed():
+async def test_a_receive_that_is_cancelled_as_the_client_leaves_is_noticed(monkeypatch):
+    # No look ahead comes between.
+    monkeypatch.setattr(watcher, "INTERVAL", 60)
     server = Futures()
 
     async def func(watching):
