@@ -36,7 +36,9 @@ def pserve(name, directory, *arguments, options=None, port=None, page="first", *
     given = listening(name, port) if options is None else options
     ini = write_ini(directory / "test.ini", name, given, page, directory / "gate")
     command = ["pyramid.scripts.pserve", *arguments, str(ini)]
-    with started(name, command, port, directory, **more) as server:
+    # Pyramid imports pkg_resources, which warns.
+    environ = {"PYTHONWARNINGS": "ignore"}
+    with started(name, command, port, directory, environ, **more) as server:
         yield server
 
 
