@@ -280,11 +280,11 @@ def _arguments(
     server: str, options: Mapping[str, str], known: dict[str, Option], unusable: Mapping[str, str]
 ) -> list[str]:
     arguments = []
-    for name, option, value in _known(server, options, known, unusable):
+    for given, option, value in _known(server, options, known, unusable):
         try:
             arguments += option.arguments(value)
         except ValueError as error:
-            raise ConfigurationError(f"{server}: {name} = {value}: {error}") from None
+            raise ConfigurationError(f"{server}: {given} = {value}: {error}") from None
     return arguments
 
 
@@ -298,7 +298,7 @@ def _known(
         if name not in known:
             there = ", ".join(sorted(known.keys() - unusable.keys()))
             raise ConfigurationError(f"{server} has no option {given!r}; there are: {there}")
-        yield name, known[name], value
+        yield given, known[name], value
 
 
 def _normal(name: str) -> str:
@@ -307,7 +307,7 @@ def _normal(name: str) -> str:
 
 def _boolean(value: str) -> bool:
     if value.lower() not in truthy | falsey:
-        raise ValueError(f"not one of {', '.join(sorted(truthy | falsey))}")
+        raise ValueError(f"it is none of {', '.join(sorted(truthy | falsey))}")
     return value.lower() in truthy
 
 

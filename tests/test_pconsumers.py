@@ -1,6 +1,8 @@
 """The table of consumers, as ``proutes`` would print it."""
 
 import re
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -9,6 +11,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from starlette.applications import Starlette
 
 from pyramid_asgi_consumers.scripts import pconsumers
+from tests.servers import DEADLINE, PROJECT
 
 INI = """
 [app:main]
@@ -161,6 +164,10 @@ def test_its_help(capsys):
     assert "usage: pconsumers [-h] [-g GLOB] [-f FORMAT] [config_uri]" in out
 
 
-def test_it_is_a_command():
+def test_it_is_a_command(ini):
     (command,) = metadata.entry_points(group="console_scripts", name="pconsumers")
     assert command.load() is pconsumers.main
+    module = [sys.executable, "-W", "ignore", "-m", pconsumers.__name__]
+    done = subprocess.run([*module, ini()], cwd=PROJECT, capture_output=True, timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"tests.test_pconsumers.feed" in done.stdout

@@ -1,6 +1,8 @@
 """The servers under pserve, and the application under Pyramid's other commands."""
 
+import asyncio
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -8,13 +10,11 @@ import subprocess
 import sys
 import threading
 from functools import partial
-from importlib import metadata
 
 import pytest
-from pyramid.exceptions import ConfigurationError
 from pyramid.paster import bootstrap
 
-from pyramid_asgi_consumers import ASGIApplication
+from pyramid_asgi_consumers import ASGIApplication, servers
 from tests import clients
 from tests.pserveapp import Root, write_ini
 from tests.servers import DEADLINE, HOST, PROJECT, TRACEBACK, free_port, started, wait_until
@@ -181,10 +181,23 @@ def test_a_file_descriptor(name, tmp_path):
 # Options.
 
 
-def serve(name, **options):
-    """What the entry point does with ``options`` that are wrong: it does not serve."""
-    (entry,) = metadata.entry_points(group="paste.server_runner", name=name)
-    entry.load()(None, {}, **options)
+def failure(name, directory, options, environ=None):
+    """The last line that pserve writes when it fails."""
+    ini = write_ini(directory / "test.ini", name, options)
+    command = [sys.executable, "-W", "ignore", "-m", "pyramid.scripts.pserve", str(ini)]
+    done = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+WRONG = "pyramid.exceptions.ConfigurationError: "
 
 
 @pytest.mark.parametrize(
@@ -195,59 +208,96 @@ def serve(name, **options):
         ("hypercorn", "backlog, bind, ca_certs, certfile, ciphers"),
     ],
 )
-def test_an_option_that_the_server_does_not_know(name, known):
-    message = f"{name} has no option 'prot'; there are: "
-    with pytest.raises(ConfigurationError, match=message) as refused:
-        serve(name, prot="8000")
-    assert known in str(refused.value)
+def test_an_option_that_the_server_does_not_know(name, known, tmp_path):
+    message = failure(name, tmp_path, {"prot": 8000})
+    assert message.startswith(f"{WRONG}{name} has no option 'prot'; there are: ")
+    assert known in message
 
 
 @pytest.mark.parametrize(
     "name, option, value, reason",
     [
         ("daphne", "port", "many", "invalid int value: 'many'"),
-        ("daphne", "proxy-headers", "maybe", "not one of 0, 1, f, false, n, no, off, on"),
+        ("daphne", "proxy-headers", "maybe", "it is none of 0, 1, f, false, n, no, off, on"),
         ("daphne", "root_path", "/app", "set asgi.root_path in the application's section"),
         ("uvicorn", "port", "many", "'many' is not a valid integer"),
-        ("uvicorn", "access_log", "maybe", "not one of 0, 1, f, false, n, no, off, on"),
+        ("uvicorn", "access_log", "maybe", "it is none of 0, 1, f, false, n, no, off, on"),
         ("uvicorn", "reload", "true", "pserve --reload restarts the server"),
         ("uvicorn", "reload-dir", ".", "pserve --reload restarts the server"),
         ("uvicorn", "workers", "2", "start several, or serve from the command line"),
         ("hypercorn", "backlog", "many", "invalid literal for int"),
-        ("hypercorn", "verify_mode", "SOME", "KeyError\\('SOME'\\)"),
-        ("hypercorn", "include_date_header", "maybe", "not one of 0, 1, f, false, n, no, off"),
+        ("hypercorn", "verify_mode", "SOME", "KeyError('SOME')"),
+        ("hypercorn", "include_date_header", "maybe", "it is none of 0, 1, f, false, n, no, off"),
         ("hypercorn", "workers", "2", "start several, or serve from the command line"),
         ("hypercorn", "worker_class", "trio", 'must be "asyncio" or "uvloop", not \'trio\''),
     ],
 )
-def test_an_option_that_cannot_be_used(name, option, value, reason):
-    with pytest.raises(ConfigurationError, match=rf"^{name}: .*{option.split('-')[0]}.*{reason}"):
-        serve(name, **{option: value})
+def test_an_option_that_cannot_be_used(name, option, value, reason, tmp_path):
+    message = failure(name, tmp_path, {option: value})
+    assert message.startswith(f"{WRONG}{name}: ")
+    assert option in message
+    assert reason in message
 
 
-@pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_is_not_installed(name, monkeypatch):
-    for module in list(sys.modules):
-        if module.partition(".")[0] == name:
-            monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, name, None)
-    remedy = re.escape(f'pip install "pyramid_asgi_consumers[{name}]"')
-    with pytest.raises(ConfigurationError, match=f"{name}.*: {remedy}"):
-        serve(name)
+@pytest.mark.parametrize(
+    "name, missing, remedy",
+    [
+        ("daphne", "daphne", 'pip install "pyramid_asgi_consumers[daphne]"'),
+        ("uvicorn", "uvicorn", 'pip install "pyramid_asgi_consumers[uvicorn]"'),
+        ("hypercorn", "hypercorn", 'pip install "pyramid_asgi_consumers[hypercorn]"'),
+        ("hypercorn", "uvloop", "pip install uvloop"),
+    ],
+)
+def test_what_is_not_installed(name, missing, remedy, tmp_path):
+    error = f"No module named '{missing}'"
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError({error!r})")
+    options = {"worker_class": "uvloop"} if missing == "uvloop" else {}
+    message = failure(name, tmp_path, options, {"PYTHONPATH": str(tmp_path)})
+    assert message == f"{WRONG}{error}: {remedy}"
 
 
-def test_uvloop_that_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-    with pytest.raises(ConfigurationError, match="uvloop.*: pip install uvloop"):
-        serve("hypercorn", worker_class="uvloop")
-
-
-@pytest.mark.parametrize("name", SERVERS)
-def test_a_port_that_is_taken_is_a_failure(name, tmp_path):
+@pytest.mark.parametrize(
+    "name, error",
+    [
+        ("daphne", "RuntimeError: daphne does not start; it has logged why"),
+        ("uvicorn", "RuntimeError: uvicorn does not start; it has logged why"),
+        ("hypercorn", "OSError: [Errno 98] Address already in use"),
+    ],
+)
+def test_a_port_that_is_taken(name, error, tmp_path):
     with socket.create_server((HOST, 0)) as listener:
         options = listening(name, listener.getsockname()[1])
-        with pytest.raises(AssertionError, match=f"{name} does not start(?s:.*)Error: .*\n$"):
-            pserve(name, tmp_path, options=options).__enter__()
+        assert failure(name, tmp_path, options) == error
+
+
+def test_an_exit_without_an_error_is_let_through():
+    with pytest.raises(SystemExit), servers._failure("daphne"):
+        sys.exit()
+
+
+async def test_a_websocket_that_ends_while_others_are_closed():
+    goes = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        await goes.wait()
+
+    queue = asyncio.Queue()
+    served = servers._Served(app, {})
+    consumer = asyncio.create_task(served({"type": "websocket"}, queue.get, queue.put))
+    assert await queue.get() == {"type": "websocket.accept"}
+    goes.set()
+    await served.close()
+    await consumer
+    assert queue.empty()
+
+
+def test_daphne_writes_no_accesses_where_verbosity_is_0(tmp_path):
+    port = free_port()
+    options = {**listening("daphne", port), "verbosity": 0}
+    with pserve("daphne", tmp_path, options=options, port=port) as server:
+        assert clients.get(server, "/").status == 200
+    assert "daphne.access" not in server.logged()
 
 
 OPTIONS = {
