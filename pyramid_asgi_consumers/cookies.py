@@ -17,6 +17,8 @@ class Cookies:
 
     def __init__(self, header: str, path: str) -> None:
         self.path = path
+        #: Whether the header is another than at first.
+        self.changed = False
         self._lock = threading.Lock()
         pairs = (part.strip().partition("=") for part in header.split(";"))
         self._pairs = [(name, value) for name, equals, value in pairs if equals]
@@ -45,6 +47,7 @@ class Cookies:
         if not _has_expired(attributes):
             pairs.append((name, value))
         self._pairs = pairs
+        self.changed = True
 
 
 def _path_matches(path: str, cookie_path: str) -> bool:

@@ -225,8 +225,8 @@ class Handshakes:
     async def send(self, exchange: Exchange, environ: dict[str, Any], cookies: Cookies) -> Response:
         """Send ``exchange`` through the application; return the response, read and closed.
 
-        ``cookies`` takes over those that the response sets, also where the caller is cancelled
-        meanwhile: what the request did is done.
+        The request has ``cookies`` as they are when its turn comes. They take over those that the
+        response sets, also where the caller is cancelled meanwhile: what the request did is done.
         """
         environ["wsgi.input"] = io.BytesIO()
         # The body stays with the consumer.
@@ -235,6 +235,8 @@ class Handshakes:
         environ[RUNNER] = LoopRunner(asyncio.get_running_loop())
 
         def call() -> Response:
+            if cookies.changed:
+                environ["HTTP_COOKIE"] = str(cookies)
             response = Request(environ).get_response(self.wsgi_app)
             # Reading it all closes it.
             response.body  # noqa: B018
@@ -283,11 +285,9 @@ class Admission:
             return result
 
         exchange = Exchange(self.consumer.route_name, self.scope["path_params"], work)
-        environ = self.environ()
-        environ["HTTP_COOKIE"] = str(self.cookies)
         error = None
         try:
-            response = await self.handshakes.send(exchange, environ, self.cookies)
+            response = await self.handshakes.send(exchange, self.environ(), self.cookies)
         except Exception as raised:
             error = raised
         # What func raised comes first, whatever tweens and exception views have made of it.

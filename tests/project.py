@@ -42,10 +42,7 @@ class Message(Base):
     __tablename__ = "messages"
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str]
-    # Checked by the database when it commits.
-    author: Mapped[str] = mapped_column(
-        ForeignKey("users.name", deferrable=True, initially="DEFERRED")
-    )
+    author: Mapped[str] = mapped_column(ForeignKey("users.name"))
 
 
 class Room:
