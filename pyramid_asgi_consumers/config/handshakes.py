@@ -29,6 +29,7 @@ NOT_PREDICATES = frozenset(
     (
         "attr",
         "custom_predicates",
+        "exception_only",
         "for_",
         "inherit_slash",
         "mapper",
@@ -102,7 +103,10 @@ class Guard:
     def _relate(self) -> None:
         introspector = self.config.introspector
         own = ("asgi consumers", self.introspectable.discriminator)
-        introspector.relate(own, ("routes", self.introspectable["route_name"]))
+        route = introspector.get("routes", self.introspectable["route_name"])
+        # proutes shows no view for a static one.
+        route["static"] = False
+        introspector.relate(own, ("routes", route.discriminator))
         permission = self.permission or _default_permission(self.config)
         if introspector.get("permissions", permission) is not None:
             introspector.relate(own, ("permissions", permission))
