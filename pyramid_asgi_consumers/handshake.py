@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import inspect
 import io
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.response import HOP_BY_HOP, checked_headers
 from pyramid_asgi_consumers.threads import ThreadPool, carried
+
+log = logging.getLogger(__name__)
 
 #: Where a request's environ has its exchange, and a scope its admission.
 EXCHANGE = "pyramid_asgi_consumers.exchange"
@@ -244,6 +247,14 @@ class Handshakes:
             return response
 
         return await self.pool.run(contextvars.copy_context().run, call)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until no exchange is under way, at most ``timeout`` seconds."""
+        if not await self.pool.drain(timeout):
+            log.warning(
+                "Handshakes or run_in_request calls still run after %s s; they are left alone",
+                timeout,
+            )
 
 
 class Admission:

@@ -6,6 +6,7 @@ import json
 import pstats
 import threading
 from collections import Counter
+from contextvars import ContextVar
 
 import pytest
 from pyramid.authentication import RemoteUserAuthenticationPolicy
@@ -563,6 +564,31 @@ async def test_thread_locals_are_right_inside_and_clean_outside(config):
     assert inside == [(True, "asgi-handshake-1"), (None, depth)]
 
 
+async def test_contextvars_of_the_server_s_task_reach_the_handshake(config):
+    seen = []
+    variable = ContextVar("variable")
+
+    def root(request):
+        seen.append(variable.get())
+        return {}
+
+    variable.set("from the task")
+    declare(config, factory=root)
+    await shake(config.make_asgi_app())
+    assert seen == ["from the task"]
+
+
+async def test_a_forbidden_view_may_be_async(config):
+    async def forbidden(request):
+        await asyncio.sleep(0)
+        return Response(f"not for {request.path}", status=403)
+
+    config.commit()
+    config.add_forbidden_view(forbidden)
+    sent = await run(config.make_asgi_app(), websocket_scope("/rooms/blue"), CONNECT)
+    assert (sent[0]["status"], body_of(sent)) == (403, b"not for /rooms/blue")
+
+
 # What is no handshake.
 
 
@@ -706,6 +732,20 @@ async def test_pages_that_take_all_their_threads_do_not_keep_sockets_out(engine)
     assert (await shake(app))["type"] == "websocket.accept"
     go_on.set()
     assert body_of(await slow) == b"at last"
+
+
+async def test_a_server_that_stops_waits_for_handshakes_but_not_for_ever(config, caplog):
+    consumer, reached, go_on = await waiting(config)
+    app = config.make_asgi_app()
+    slow = asyncio.create_task(shake(app, "/slow"))
+    await asyncio.wait_for(reached.wait(), 20)
+    await app.handshakes.drain(0.01)
+    assert "still run after 0.01 s" in caplog.text
+    go_on.set()
+    assert (await slow)["type"] == "websocket.accept"
+    caplog.clear()
+    await app.handshakes.drain(20)
+    assert (caplog.records, len(consumer.scopes)) == ([], 1)
 
 
 async def test_an_http_client_that_left_during_the_handshake_is_told_to_the_consumer(config):
