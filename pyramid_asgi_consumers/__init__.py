@@ -5,6 +5,7 @@ from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.config.consumers import asgi_consumer_config
 from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
 from pyramid_asgi_consumers.handshake import run_in_request
+from pyramid_asgi_consumers.interfaces import IConsumerMapper
 
 __all__ = [
     "ASGIApplication",
@@ -17,6 +18,9 @@ __all__ = [
 
 def includeme(config):
     """Add the directives: ``config.include("pyramid_asgi_consumers")``."""
+    # After a commit Pyramid does not know what was included before it.
+    if config.registry.queryUtility(IConsumerMapper) is not None:
+        return
     config.include(".config.consumers")
     config.include(".config.handshakes")
     config.include(".config.lifespan")

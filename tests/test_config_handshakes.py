@@ -166,6 +166,18 @@ async def test_routes_declared_before_the_include_work():
     assert await answer(app) == "x"
 
 
+async def test_an_include_after_a_commit_changes_nothing():
+    # Pyramid runs an include again in the next commit.
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.add_asgi_consumer("/x", "websocket", consumer, name="x")
+    config.commit()
+    config.include("pyramid_asgi_consumers")
+    config.add_asgi_consumer("/y", "websocket", consumer, name="y")
+    app = config.make_asgi_app()
+    assert (await answer(app), await answer(app, "/y")) == ("x", "y")
+
+
 async def test_nested_includes_and_their_prefixes_are_honoured(config):
     def inner(config):
         config.add_asgi_consumer("/{id}", "websocket", consumer, name="inner")
