@@ -6,7 +6,6 @@ the view that was added for the consumer, and back. :class:`ExchangeRoutesMapper
 """
 
 import asyncio
-import contextvars
 import inspect
 import io
 import logging
@@ -246,7 +245,7 @@ class Handshakes:
             cookies.update(response.headers.getall("Set-Cookie"))
             return response
 
-        return await self.pool.run(contextvars.copy_context().run, call)
+        return await self.pool.run(call)
 
     async def drain(self, timeout: float) -> None:
         """Wait until no exchange is under way, at most ``timeout`` seconds."""
