@@ -19,6 +19,7 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.threadlocal import get_current_request, manager
 
+from pyramid_asgi_consumers.handshake import TOKEN
 from tests.asgi import body_of, http_scope, run, websocket_scope
 from tests.project import (
     CONNECT,
@@ -353,6 +354,17 @@ async def test_a_tween_that_answers_200_itself_refuses_as_well(config):
     assert consumer.scopes == []
 
 
+async def test_a_client_cannot_guess_the_mark_that_a_tween_echoes(config):
+    def tween(handler, request):
+        return Response("echo", headers={TOKEN: request.headers[TOKEN]})
+
+    add_tween(config, tween)
+    consumer = declare(config)
+    answer = await shake(config.make_asgi_app(), "/x", (TOKEN.lower().encode(), b"a guess"))
+    assert (answer["status"], consumer.scopes) == (200, [])
+    assert TOKEN.lower().encode() not in dict(answer["headers"])
+
+
 async def test_a_predicate_that_fails_is_404(config):
     declare(config, request_param="token")
     declare(config, path="/{room}/y", custom=None, traverse="/")
@@ -490,8 +502,15 @@ async def test_csrf_protection_guards_an_http_consumer_s_post(config):
     sent = await run(app, http_scope("/token"))
     cookie, csrf_token = (b"cookie", cookies_of(sent[0])), body_of(sent)
     form = (b"content-type", b"application/x-www-form-urlencoded")
+    upload = (b"content-type", b"multipart/form-data; boundary=x")
     body = {"type": "http.request", "body": b"csrf_token=" + csrf_token}
-    for headers in ([], [cookie], [cookie, form], [cookie, (b"x-csrf-token", b"wrong")]):
+    for headers in (
+        [],
+        [cookie],
+        [cookie, form],
+        [cookie, upload],
+        [cookie, (b"x-csrf-token", b"wrong")],
+    ):
         sent = await run(app, http_scope("/x", "POST", headers), body)
         assert (sent[0]["status"], consumer.scopes) == (400, [])
     headers = [cookie, (b"x-csrf-token", csrf_token)]
