@@ -1,8 +1,10 @@
+import sys
+import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from webob import Request, Response
 
@@ -119,10 +121,32 @@ def test_the_root_page_has_cookies_too():
     assert after("c=3; Path=/", header="", path="/") == "c=3"
 
 
+def test_threads_that_set_cookies_at_once_lose_none():
+    cookies = Cookies("", "/")
+    start = threading.Barrier(4)
+
+    def set_many(thread):
+        start.wait(20)
+        cookies.update(f"{thread}-{number}=1" for number in range(200))
+
+    threads = [threading.Thread(target=set_many, args=(number,)) for number in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(str(cookies).split("; ")) == 800
+
+
 names = st.text("abcdefghijklmnop_-.0123456789", min_size=1, max_size=5)
 values = st.text("abcAZ019._-!~*+/=", max_size=20)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(names, values)))
 def test_what_webob_sets_webob_reads_back(pairs):
     response = Response()
@@ -134,7 +158,12 @@ def test_what_webob_sets_webob_reads_back(pairs):
     assert dict(request.cookies) == dict(pairs)
 
 
-@given(st.text(), st.lists(st.text() | st.from_regex(r"\w+=\w*; (Max-Age|Expires|Path)=.*")))
+attributes = st.sampled_from(["Max-Age", "Expires", "Path", "Secure"])
+set_cookies = st.builds("{}={}; {}={}".format, names, values, attributes, st.text(max_size=20))
+
+
+@settings(deadline=None)
+@given(st.text(), st.lists(st.text(max_size=20) | set_cookies, max_size=5))
 def test_any_text_can_be_read(header, set_cookies):
     cookies = Cookies(header, "/")
     cookies.update(set_cookies)

@@ -169,6 +169,28 @@ async def test_it_comes_back_also_where_an_exception_view_answers(config):
     assert await during(config, block) == []
 
 
+async def test_it_comes_back_also_where_a_tween_makes_a_page_of_it(config):
+    error = ValueError("mine")
+
+    def tween(handler, request):
+        try:
+            return handler(request)
+        except ValueError:
+            return Response("caught", status=500)
+
+    def fail(request):
+        raise error
+
+    add_tween(config, tween)
+
+    async def block(call):
+        with pytest.raises(ValueError) as raised:
+            await call(fail)
+        return raised.value
+
+    assert await during(config, block) is error
+
+
 @pytest.mark.parametrize("error", [SystemExit(1), StopIteration(), KeyboardInterrupt()])
 async def test_what_an_event_loop_cannot_carry_comes_as_the_cause(config, error):
     def fail(request):
