@@ -318,6 +318,9 @@ async def test_custom_predicates_are_told_apart(config, kinds, first):
         config.add_asgi_consumer("/x", "websocket", consumer, weather="fine")
     app = config.make_asgi_app()
     assert await answer(app) == 404
+    # One that is both is the view's.
+    route = config.get_routes_mapper().get_route("websocket:/x")
+    assert len(route.predicates) == (kinds == ["route"])
     scope = websocket_scope("/x", query_string=b"weather=fine")
     assert (await run(app, scope, CONNECT))[0]["type"] == "websocket.accept"
 
