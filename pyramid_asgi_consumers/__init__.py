@@ -21,4 +21,5 @@ def includeme(config):
     config.include(".config.handshakes")
     config.include(".config.lifespan")
     config.include(".config.mounts")
+    config.include(".config.views")
     config.include(".config.application")

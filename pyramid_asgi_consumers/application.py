@@ -61,7 +61,7 @@ class ASGIApplication:
             return await self.lifespan(scope, receive, send)
         if kind not in ("http", "websocket"):
             raise ValueError(f"scope type must be http, websocket or lifespan, not {kind!r}")
-        if not self.lifespan.started and quirks.sends_no_lifespan(send):
+        if not self.lifespan.started and quirks.sends_no_lifespan(scope):
             try:
                 await self.lifespan.start_without_server()
             except LifespanError:
@@ -69,7 +69,7 @@ class ASGIApplication:
         if self.lifespan.state and "state" not in scope:
             scope = {**scope, "state": dict(self.lifespan.state)}
         try:
-            found = self._find(scope, send)
+            found = self._find(scope)
         except BadRequest as error:
             log.info("400 for a %s request to %r: %s", kind, scope["path"], error)
             return await self._refuse(scope, send, 400)
@@ -88,12 +88,12 @@ class ASGIApplication:
         else:
             await deny(scope, send, status)
 
-    def _find(self, scope: dict[str, Any], send: Any) -> tuple[Endpoint, dict[str, Any]] | None:
+    def _find(self, scope: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]] | None:
         if not self.mapper.has_consumers(scope["type"]):
             return None
         root_path = self.bridge.root_path
         if root_path is None:
-            root_path = quirks.root_path(scope, send)
+            root_path = quirks.root_path(scope)
         root_path, path = split_root_path(scope, root_path)
         found = self.mapper(scope["type"], path)
         if found is None:

@@ -13,6 +13,7 @@ from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.body import read_body
+from pyramid_asgi_consumers.coroutines import RUNNER, LoopRunner
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import FileWrapper, Receive, Response, Send
@@ -55,7 +56,7 @@ class WSGIBridge(WsgiToAsgi):
         """
         if scope["type"] != "http":
             raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
-        root_path = quirks.root_path(scope, send) if self.root_path is None else self.root_path
+        root_path = quirks.root_path(scope) if self.root_path is None else self.root_path
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
             length = environ.get("CONTENT_LENGTH")
@@ -74,7 +75,11 @@ class WSGIBridge(WsgiToAsgi):
             environ["CONTENT_LENGTH"] = str(size)
         environ["wsgi.input"] = body
         environ["wsgi.file_wrapper"] = FileWrapper
-        response = Response(self.wsgi_application, environ, asyncio.get_running_loop(), self.pool)
+        # WebOb would copy a body that it does not know to be seekable.
+        environ["webob.is_body_seekable"] = True
+        loop = asyncio.get_running_loop()
+        environ[RUNNER] = LoopRunner(loop, receive)
+        response = Response(self.wsgi_application, environ, loop, self.pool)
         self.pool.submit(partial(contextvars.copy_context().run, run, response, body))
         try:
             await response.send_to(receive, quirks.paced(send))

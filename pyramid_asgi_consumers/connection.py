@@ -10,6 +10,7 @@ from pyramid.httpexceptions import HTTPException
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny
 from pyramid_asgi_consumers.exceptions import BadRequest, WebSocketDisconnect
@@ -77,6 +78,7 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         state = "connecting"
+        send = quirks.websocket_send(send)
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state

@@ -5,6 +5,7 @@ the view that was added for the consumer, and back. :class:`ExchangeRoutesMapper
 :func:`exchange_view` are its stations within Pyramid, :class:`Handshakes` what sends it.
 """
 
+import asyncio
 import contextvars
 import io
 import secrets
@@ -19,6 +20,7 @@ from pyramid.response import Response
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.cookies import Cookies
+from pyramid_asgi_consumers.coroutines import RUNNER, LoopRunner
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.threads import ThreadPool, carried
@@ -202,6 +204,7 @@ class Handshakes:
         # The body stays with the consumer.
         environ["CONTENT_LENGTH"] = "0"
         environ[EXCHANGE] = exchange
+        environ[RUNNER] = LoopRunner(asyncio.get_running_loop())
         run = contextvars.copy_context().run
         return await self.pool.run(run, _call, self.wsgi_app, environ)
 
