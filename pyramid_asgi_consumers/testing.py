@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import copy
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -44,6 +45,10 @@ __all__ = ["TestApp", "TestWebSocket", "WebSocketDenied", "WebSocketDisconnect"]
 
 #: Seconds to wait for a consumer to answer a handshake, or to end when its client has left.
 TIMEOUT = 5.0
+
+# So many seconds after a websocket's client has left, sending to it fails. A consumer is to have
+# answered by then what the test sent before it left, or both would race.
+GRACE = 0.2
 
 # A request's body is sent in messages of at most so many bytes.
 BLOCK = 64 * 1024
@@ -337,6 +342,9 @@ class _Server:
         #: What the lifespan yielded, None where it does not run.
         self.state: dict[str, Any] | None = None
         self.users = 0
+        self.ended = False
+        #: Tasks that went on when they were cancelled at the end.
+        self.stubborn: set[asyncio.Task[Any]] = set()
         self.news = threading.Condition()
         self._jobs: dict[int, deque[Callable[[], object]]] = {}
         self.loop = asyncio.new_event_loop()
@@ -346,8 +354,22 @@ class _Server:
     def _work(self) -> None:
         try:
             self.loop.run_forever()
+            self.loop.run_until_complete(self._end())
         finally:
             self.loop.close()
+            self.tell(self._has_ended)
+
+    def _has_ended(self) -> None:
+        self.ended = True
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, self.stubborn = await asyncio.wait(tasks, timeout=TIMEOUT)
+        await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
 
     def jobs(self) -> deque[Callable[[], object]]:
         """Those for the calling thread."""
@@ -380,31 +402,26 @@ class _Server:
             if deadline is not None:
                 deadline += time.monotonic() - began
 
-    def run(
-        self, coroutine: Coroutine[Any, Any, Any], environ: Mapping[str, Any], timeout: Any = None
-    ) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, Any], environ: Mapping[str, Any]) -> Any:
         """Run ``coroutine`` on the loop; return what it returns, raise what it raises."""
         call = _Call(self, {}, environ)
         call.start(coroutine)
-        if not self.wait(lambda: call.done, timeout):
-            raise TimeoutError(f"Still running: {asyncio.all_tasks(self.loop)}")
+        self.wait(lambda: call.done)
         return call.task.result()
 
     def close(self) -> None:
-        """End what still runs, and the loop and its thread."""
-        try:
-            self.run(self._end(), {}, TIMEOUT)
-        finally:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(TIMEOUT)
+        """End what still runs, then the loop and its thread.
 
-    async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.loop.shutdown_asyncgens()
-        await self.loop.shutdown_default_executor()
+        Raises TimeoutError where that takes more than 10 seconds.
+        """
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if self.wait(lambda: self.ended, 2 * TIMEOUT):
+            self._thread.join()
+            left = self.stubborn
+        else:
+            left = asyncio.all_tasks(self.loop)
+        if left:
+            raise TimeoutError(f"These tasks of the application do not end: {left}")
 
 
 class _Call:
@@ -438,6 +455,8 @@ class _Call:
         self._arrived = asyncio.Event()
         # What there is to receive once the client has left.
         self._farewell: dict[str, Any] | None = None
+        # The loop's time from which sending fails.
+        self._gone_at = math.inf
         self._expected = _EXPECTED.get(scope.get("type"), {})
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -475,17 +494,21 @@ class _Call:
         if self._farewell is None:
             self.closed = (code, reason)
             self._farewell = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._gone_at = self.server.loop.time() + GRACE
             self._arrived.set()
 
     async def serve(self) -> None:
         try:
             await self.server.app(self.scope, self.receive, self.send)
+            if self.scope["type"] == "http" and self._expected:
+                raise RuntimeError("The application returned before the end of its response")
         except Exception as error:
             self.error = self.error or error
 
     async def receive(self) -> dict[str, Any]:
         while not self._received:
             if self._farewell is not None:
+                self._gone_at = 0
                 return self._farewell
             self._arrived.clear()
             await self._arrived.wait()
@@ -493,12 +516,11 @@ class _Call:
 
     async def send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
-        # What the test sent before it left is to be answered as if it were there.
-        if self._farewell is not None and not self._received and kind in self._expected:
-            raise ClientDisconnected("The client has left")
         if kind not in self._expected:
             expected = " or ".join(self._expected) or "nothing"
             raise RuntimeError(f"Expected {expected} to be sent, not {kind}")
+        if self.server.loop.time() >= self._gone_at:
+            raise ClientDisconnected("The client has left")
         self._expected = self._expected[kind]
         if kind.endswith("response.body") and not message.get("more_body"):
             self._expected = {}

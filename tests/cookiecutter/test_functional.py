@@ -1,6 +1,9 @@
-import pytest
+from contextlib import ExitStack
 
-from pyramid_asgi_consumers.testing import WebSocketDenied
+import pytest
+from sqlalchemy.orm import Session
+
+from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied
 
 from .myproject import models
 from .myproject.views.default import messages
@@ -38,9 +41,8 @@ def test_a_websocket_is_logged_in_by_the_login(testapp, anna, dbsession):
 
 
 def test_without_it_the_websocket_is_denied_with_the_page_of_the_project(testapp):
-    with pytest.raises(WebSocketDenied) as denied:
-        with testapp.websocket("/chat/a"):
-            raise AssertionError("it was accepted")
+    with pytest.raises(WebSocketDenied) as denied, ExitStack() as stack:
+        stack.enter_context(testapp.websocket("/chat/a"))
     assert denied.value.response.status_int == 403
     assert denied.value.response.json == {"error": "log in first"}
 
@@ -58,3 +60,24 @@ def test_a_view_alone(dummy_request, dummy_config, dbsession):
 
 def test_a_request_of_the_application(app_request):
     assert app_request.websocket_url("chat", room="a") == "ws://example.com/chat/a"
+
+
+@pytest.fixture
+def stored_anna(dbengine):
+    with Session(dbengine) as session:
+        session.add(models.User(**ANNA))
+        session.commit()
+    yield
+    with Session(dbengine) as session:
+        session.query(models.User).delete()
+        session.query(models.Message).delete()
+        session.commit()
+
+
+def test_without_the_hooks_each_request_and_each_message_is_a_transaction(app, stored_anna):
+    testapp = TestApp(app)
+    testapp.post_json("/login", ANNA)
+    with testapp.websocket("/chat/a") as websocket:
+        websocket.send("hello")
+        assert websocket.receive() == "anna: hello"
+        assert testapp.get("/messages/a").json == [["anna", "hello"]]
