@@ -78,7 +78,7 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         state = "connecting"
-        send = quirks.websocket_send(send)
+        receive, send = quirks.websocket(scope, receive, send)
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state

@@ -99,14 +99,32 @@ class _Pace:
     stopProducing = resumeProducing
 
 
-def websocket_send(send: Any) -> Any:
-    """A ``send`` for a websocket that knows all of ``websocket.accept`` and ``websocket.close``.
+def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, Any]:
+    """The ``receive`` and ``send`` of a websocket that do what the specification says.
 
-    Daphne 4.2.3 drops the headers of the one and the reason of the other, and raises for close
-    codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+    Daphne 4.2.3 drops the headers of ``websocket.accept`` and the reason of ``websocket.close``,
+    and raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+    Granian 2.8.7's worker may die of a ``websocket.close`` after ``websocket.disconnect`` while it
+    stops, and then leaves no lifespan context.
     """
     protocol = _daphne_protocol(send)
-    return send if protocol is None else partial(_daphne_websocket_send, protocol, send)
+    if protocol is not None:
+        return receive, partial(_daphne_websocket_send, protocol, send)
+    if not _is_granian(scope):
+        return receive, send
+    left = False
+
+    async def noting_receive() -> dict[str, Any]:
+        nonlocal left
+        message = await receive()
+        left = message["type"] == "websocket.disconnect"
+        return message
+
+    async def unless_left_send(message: dict[str, Any]) -> None:
+        if not (left and message["type"] == "websocket.close"):
+            await send(message)
+
+    return noting_receive, unless_left_send
 
 
 async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, Any]) -> None:
@@ -154,10 +172,9 @@ def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
     """The headers of a denial that this server can send.
 
     Granian 2.8.7's worker dies on a header name that comes twice: repeats are merged with a comma,
-    and of cookies, which cannot be merged, the first is kept. Granian is known by its scope, which
-    survives ASGI middleware: it alone offers ``http.response.pathsend`` to a websocket.
+    and of cookies, which cannot be merged, the first is kept.
     """
-    if "http.response.pathsend" not in scope["extensions"]:
+    if not _is_granian(scope):
         return headers
     merged: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -167,3 +184,8 @@ def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
         elif name != b"set-cookie":
             merged[name] += b", " + value
     return list(merged.items())
+
+
+def _is_granian(scope: Mapping[str, Any]) -> bool:
+    # It alone offers this to a websocket.
+    return "http.response.pathsend" in (scope.get("extensions") or ())

@@ -23,7 +23,7 @@ from starlette.endpoints import WebSocketEndpoint
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
-from tests.clients import FILLER, FLOOD, blocks
+from tests.clients import DEADLINE, FILLER, FLOOD, blocks
 
 django_settings.configure()
 # Own lines are told from the server's by the logger's name in brackets.
@@ -107,6 +107,20 @@ class Ticking:
 
 def stream(request):
     return Response(app_iter=Ticking(request.params["name"]), content_type="text/plain")
+
+
+released = threading.Event()
+
+
+def late(request):
+    """Answers when ``/release`` is asked for."""
+    released.wait(DEADLINE)
+    return stream(request)
+
+
+def release(request):
+    released.set()
+    return Response("released")
 
 
 def flood(request):
@@ -295,6 +309,8 @@ def make_app():
             "/download/generator": download_generator,
             "/download/file": download_file,
             "/stream": stream,
+            "/late": late,
+            "/release": release,
             "/flood": flood,
             "/crash": crash,
             "/crash-late": crash_late,

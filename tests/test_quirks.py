@@ -8,6 +8,7 @@ from pyramid_asgi_consumers import quirks
 from tests import clients
 from tests.servers import running, wait_until
 
+GRANIAN = {"extensions": {"websocket.http.response": {}, "http.response.pathsend": {}}}
 WSGI_CRASH = "/crash-late?message=late"
 CONSUMER_CRASH = "/consumer/crash-late?late"
 
@@ -38,11 +39,30 @@ def test_granian_by_itself_dies_of_a_denial_that_repeats_a_header(tmp_path):
         wait_until(lambda: "Unexpected exit from worker-1" in server.logged(), "its end", server)
 
 
+async def test_granian_gets_no_close_after_a_disconnect():
+    """What it does with one, one time in ten when it stops under load: a worker's panic."""
+    came = iter(["websocket.receive", "websocket.disconnect"])
+    sent = []
+
+    async def receive():
+        return {"type": next(came)}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    own_receive, own_send = quirks.websocket(GRANIAN, receive, send)
+    close = {"type": "websocket.close"}
+    for number, kind in enumerate(["websocket.receive", "websocket.disconnect"]):
+        assert await own_receive() == {"type": kind}
+        await own_send(close)
+        await own_send({"type": "websocket.send"})
+        assert sent == ["websocket.close", *["websocket.send"] * (number + 1)]
+
+
 def test_repeated_headers_are_merged_for_granian_alone():
     headers = [(b"Vary", b"a"), (b"vary", b"b"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
-    granian = {"extensions": {"websocket.http.response": {}, "http.response.pathsend": {}}}
     merged = [(b"vary", b"a, b"), (b"set-cookie", b"a=1")]
-    assert quirks.denial_headers(granian, headers) == merged
+    assert quirks.denial_headers(GRANIAN, headers) == merged
     other = {"extensions": {"websocket.http.response": {}}}
     assert quirks.denial_headers(other, headers) == headers
 
@@ -53,7 +73,7 @@ def test_a_partial_is_not_daphne():
 
     other = partial(send, object())
     assert quirks.paced(other) is other
-    assert quirks.websocket_send(other) is other
+    assert quirks.websocket({}, None, other) == (None, other)
     assert not quirks.break_off(other)
 
 

@@ -105,6 +105,20 @@ def test_a_client_that_leaves_closes_the_response(server):
     assert happened(server, "closed x") == 1
 
 
+def test_a_client_that_leaves_before_its_response_closes_it_too(server):
+    since = server.position()
+    with clients.raw(server) as connection:
+        connection.sendall(b"GET /late?name=late HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until(lambda: happened(server, "began /late?name=late"), "the request", server)
+        clients.leave(connection)
+    assert clients.get(server, "/").status == 200
+    assert clients.get(server, "/release").status == 200
+    wait_until(lambda: happened(server, "closed late"), "close() of the response", server)
+    wait_until(lambda: happened(server, "ended /late?name=late"), "the end", server)
+    assert happened(server, "closed late") == 1
+    assert TRACEBACK not in server.settled(since)
+
+
 @pytest.mark.parametrize(
     "framing",
     [
@@ -511,8 +525,8 @@ def test_a_server_that_does_not_start_is_a_failure(tmp_path):
 
 
 def test_a_server_does_not_outlive_a_failing_test(tmp_path):
-    with pytest.raises(AssertionError, match="granian: waited for rain in vain"):
-        with running("granian", tmp_path) as server:
+    with pytest.raises(AssertionError, match="uvicorn-sansio: waited for rain in vain"):
+        with running("uvicorn-sansio", tmp_path) as server:
             wait_until(lambda: False, "rain", server, deadline=0)
     assert server.process.returncode == -signal.SIGKILL
     with pytest.raises(ConnectionRefusedError):
