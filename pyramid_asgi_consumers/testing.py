@@ -46,9 +46,9 @@ __all__ = ["TestApp", "TestWebSocket", "WebSocketDenied", "WebSocketDisconnect"]
 #: Seconds to wait for a consumer to answer a handshake, or to end when its client has left.
 TIMEOUT = 5.0
 
-# So many seconds after a websocket's client has left, sending to it fails. A consumer is to have
-# answered by then what the test sent before it left, or both would race.
-GRACE = 0.2
+# Sending to a websocket's client that has left fails when the consumer has received that, or so
+# many seconds later: it is to finish with what the test sent before it left, without a race.
+GRACE = 0.5
 
 # A request's body is sent in messages of at most so many bytes.
 BLOCK = 64 * 1024
@@ -148,6 +148,7 @@ class TestApp(webtest.TestApp):
             url = "http" + url[2:]
         environ = self._make_environ(extra_environ)
         request = self.RequestClass.blank(self._remove_fragment(url), environ)
+        request.http_version = "HTTP/1.1"
         request.headers.update(
             {
                 "Connection": "Upgrade",
@@ -512,6 +513,7 @@ class _Call:
                 return self._farewell
             self._arrived.clear()
             await self._arrived.wait()
+        self._gone_at = max(self._gone_at, self.server.loop.time() + GRACE)
         return self._received.popleft()
 
     async def send(self, message: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class Login:
             self.request.response.status = 422
             return {"error": "wrong name or password"}
         response = HTTPFound("/me", headers=remember(self.request, fields["name"]))
-        response.set_cookie("language", fields["language"], max_age=3600)
+        response.set_cookie("language", fields["language"])
         return response
 
 

@@ -3,12 +3,15 @@ import contextlib
 import contextvars
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import webtest
@@ -97,6 +100,14 @@ def test_without_webtest_it_says_what_to_install():
     code = "import sys; sys.modules['webtest'] = None; import pyramid_asgi_consumers.testing"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "needs WebTest: pip install webtest" in result.stderr.splitlines()[-1]
+
+
+def test_the_test_in_the_readme_passes():
+    text = (Path(__file__).parent.parent / "README.rst").read_text()
+    names = {}
+    for block in re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", text):
+        exec(textwrap.dedent(block), names)
+    names["test_page_and_websocket"]()
 
 
 # Views.
@@ -455,6 +466,7 @@ def test_the_handshake():
     assert headers[b"origin"] == b"https://friend.test"
     assert headers[b"sec-websocket-protocol"] == b"chat, news"
     assert headers[b"host"] == b"localhost:80"
+    assert scope["http_version"] == "1.1"
 
 
 @pytest.mark.parametrize("url", ["wss://example.com/ws", "https://example.com/ws"])
