@@ -84,7 +84,7 @@ class TestApp(webtest.TestApp):
             server = stack.enter_context(self._serving())
             lifespan = running(server.app)
             environ = self._make_environ()
-            server.state = server.run(lifespan.__aenter__(), environ)
+            server.run(lifespan.__aenter__(), environ)
             stack.callback(lambda: server.run(lifespan.__aexit__(None, None, None), environ))
             self._open = stack.pop_all()
         return self
@@ -105,7 +105,7 @@ class TestApp(webtest.TestApp):
         length = environ.get("CONTENT_LENGTH")
         body = environ["wsgi.input"].read(*([int(length)] if length else []))
         with self._serving() as server:
-            call = _Call(server, _scope(environ, "http", server.state), environ, _requests(body))
+            call = _Call(server, _scope(environ, "http"), environ, _requests(body))
             try:
                 call.start(call.serve())
                 server.wait(lambda: call.done)
@@ -164,7 +164,7 @@ class TestApp(webtest.TestApp):
         request.headers.update(headers or {})
         self.cookiejar.add_cookie_header(utils._RequestCookieAdapter(request))
         with self._serving() as server:
-            scope = _scope(request.environ, "websocket", server.state)
+            scope = _scope(request.environ, "websocket")
             scope["subprotocols"] = list(subprotocols)
             call = _Call(server, scope, request.environ, [{"type": "websocket.connect"}])
             websocket = TestWebSocket(self, call)
@@ -277,7 +277,7 @@ class TestWebSocket:
         """
         call = self._call
         call.leave(code, reason)
-        if not call.server.wait(lambda: call.done and not call.jobs, TIMEOUT):
+        if not call.server.wait(lambda: call.done, TIMEOUT):
             raise TimeoutError(
                 f"The consumer of {call.scope['path']} did not end within {TIMEOUT} s after the"
                 f" websocket was closed; it is at {call.task!r}"
@@ -340,8 +340,6 @@ class _Server:
         self.app.limit = Limit(app.limit.most)
         self.app._endpoints = {}
         self.app.lifespan = Lifespan(app.registry, app.lifespan.factories, self.app.bridge.drain)
-        #: What the lifespan yielded, None where it does not run.
-        self.state: dict[str, Any] | None = None
         self.users = 0
         self.ended = False
         #: Tasks that went on when they were cancelled at the end.
@@ -627,7 +625,7 @@ def _watched_consumer(app: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
-def _scope(environ: Mapping[str, Any], kind: str, state: dict[str, Any] | None) -> dict[str, Any]:
+def _scope(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """What a server would make of the request that ``environ`` describes."""
     root_path = environ.get("SCRIPT_NAME", "").encode("latin-1")
     path = root_path + environ.get("PATH_INFO", "").encode("latin-1") or b"/"
@@ -647,8 +645,6 @@ def _scope(environ: Mapping[str, Any], kind: str, state: dict[str, Any] | None) 
     }
     if "REMOTE_ADDR" in environ:
         scope["client"] = (environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT") or 0))
-    if state is not None:
-        scope["state"] = dict(state)
     if kind == "http":
         scope["method"] = environ["REQUEST_METHOD"].upper()
     else:

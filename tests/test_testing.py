@@ -24,6 +24,7 @@ from pyramid.threadlocal import get_current_request
 from pyramid_asgi_consumers import run_in_request, testing
 from pyramid_asgi_consumers.exceptions import LifespanError, WSGIError
 from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
+from tests.asgi import body_of, http_scope, run, websocket_scope
 
 variable = contextvars.ContextVar("variable", default=None)
 
@@ -106,7 +107,8 @@ def test_the_test_in_the_readme_passes():
     text = (Path(__file__).parent.parent / "README.rst").read_text()
     names = {}
     for block in re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", text):
-        exec(textwrap.dedent(block), names)
+        if "def main(" in block or "TestApp" in block:
+            exec(textwrap.dedent(block), names)
     names["test_page_and_websocket"]()
 
 
@@ -389,11 +391,12 @@ def test_an_interrupt_ends_the_consumer():
             ended.append(True)
 
     try:
-        with pytest.raises(Interrupt), TestApp(make(None, ("/http", "http", consumer))) as testapp:
-            testapp.get("/http")
+        with TestApp(make(None, ("/http", "http", consumer))) as testapp:
+            with pytest.raises(Interrupt):
+                testapp.get("/http")
+            assert ended == [True]
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert ended == [True]
 
 
 # Websockets.
@@ -595,6 +598,8 @@ def test_the_test_closes():
             await send({"type": "websocket.send", "text": message["text"]})
         got.append(message)
         got.append(await receive())
+        with pytest.raises(OSError, match="has left"):
+            await send({"type": "websocket.send", "text": "too late"})
 
     with websocket_app(consumer).websocket("/ws") as websocket:
         websocket.send("last words")
@@ -603,8 +608,26 @@ def test_the_test_closes():
         websocket.close()
         assert (websocket.close_code, websocket.close_reason) == (4002, "done")
         assert websocket.receive() == "last words"
-        with pytest.raises(WebSocketDisconnect, match="4002"):
+        with pytest.raises(WebSocketDisconnect, match="4002") as disconnected:
             websocket.receive()
+        assert disconnected.value.__cause__ is None
+
+
+def test_a_consumer_finishes_with_what_the_test_sent_before_it_left(monkeypatch):
+    monkeypatch.setattr(testing, "GRACE", 1)
+    finished = []
+
+    async def consumer(scope, receive, send):
+        await accept(receive, send)
+        while (message := await receive())["type"] == "websocket.receive":
+            await asyncio.sleep(0.6)
+            await send({**message, "type": "websocket.send"})
+            finished.append(message["text"])
+
+    with websocket_app(consumer).websocket("/ws") as websocket:
+        websocket.send("a")
+        websocket.send("b")
+    assert finished == ["a", "b"]
 
 
 def test_a_consumer_that_sends_to_a_client_that_has_left_gets_an_os_error(caplog):
@@ -685,6 +708,7 @@ def test_a_consumer_that_ends_without_a_close():
         with pytest.raises(WebSocketDisconnect) as disconnected:
             websocket.receive()
     assert disconnected.value.code == 1006
+    assert disconnected.value.__cause__ is None
 
 
 def test_a_consumer_that_sends_before_it_accepts():
@@ -737,6 +761,7 @@ def test_the_time_of_the_work_does_not_count():
         await accept(receive, send)
         await receive()
         await run_in_request(scope, work)
+        await asyncio.sleep(0.1)
         await send({"type": "websocket.send", "text": "done"})
         await receive()
 
@@ -766,14 +791,50 @@ def test_what_the_work_raises_is_for_the_consumer():
 # Several at once.
 
 
-def test_connections_are_counted_in_one_testapp():
-    app = make(None, ("/ws", "websocket", echo, {"max_connections": 1}))
+@pytest.mark.parametrize(
+    "options, settings", [({"max_connections": 1}, {}), ({}, {"asgi.max_connections": 1})]
+)
+def test_connections_are_counted_in_one_testapp(options, settings):
+    app = make(None, ("/ws", "websocket", echo, options), **settings)
     testapp, other = TestApp(app), TestApp(app)
     with testapp.websocket("/ws"), other.websocket("/ws"):
         denied = denial(testapp, "/ws")
         assert denied.response.status_int == 503
     with testapp.websocket("/ws"):
         pass
+
+
+def test_the_application_itself_is_not_changed():
+    def view(request):
+        return Response(f"{threading.current_thread().name} {request.environ.get('my.key')}")
+
+    async def consumer(scope, receive, send):
+        await accept(receive, send)
+        response = await run_in_request(scope, view)
+        await send({"type": "websocket.send", "text": response.text})
+        await receive()
+
+    app = make(view, ("/ws", "websocket", consumer, OPEN))
+    before = {**vars(app), "_endpoints": {}}
+
+    async def serve():
+        connect = {"type": "websocket.connect"}
+        sent = await run(app, websocket_scope(), connect, {"type": "websocket.disconnect"})
+        assert re.fullmatch("asgi-handshake-. None", sent[1]["text"])
+        assert body_of(await run(app, http_scope())) == b"asgi-view-1 None"
+        await app.lifespan.drain()
+
+    threads = set(threading.enumerate())
+    with (
+        TestApp(app, extra_environ={"my.key": 7}) as testapp,
+        testapp.websocket("/ws") as websocket,
+    ):
+        assert websocket.receive() == testapp.get("/").text == "MainThread 7"
+        assert vars(app) == before
+        threads |= set(threading.enumerate())
+        asyncio.run(serve())
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(20)
 
 
 @pytest.mark.parametrize("shared", [True, False])
