@@ -106,9 +106,9 @@ def test_without_webtest_it_says_what_to_install():
 def test_the_test_in_the_readme_passes():
     text = (Path(__file__).parent.parent / "README.rst").read_text()
     names = {}
-    for block in re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", text):
-        if "def main(" in block or "TestApp" in block:
-            exec(textwrap.dedent(block), names)
+    blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", text)
+    for block in filter(re.compile("def main|TestApp").search, blocks):
+        exec(textwrap.dedent(block), names)
     names["test_page_and_websocket"]()
 
 
@@ -822,18 +822,18 @@ def test_the_application_itself_is_not_changed():
         sent = await run(app, websocket_scope(), connect, {"type": "websocket.disconnect"})
         assert re.fullmatch("asgi-handshake-. None", sent[1]["text"])
         assert body_of(await run(app, http_scope())) == b"asgi-view-1 None"
+        pools = [each for each in threading.enumerate() if each.name.startswith("asgi-")]
         await app.lifespan.drain()
+        return pools
 
-    threads = set(threading.enumerate())
     with (
         TestApp(app, extra_environ={"my.key": 7}) as testapp,
         testapp.websocket("/ws") as websocket,
     ):
         assert websocket.receive() == testapp.get("/").text == "MainThread 7"
         assert vars(app) == before
-        threads |= set(threading.enumerate())
-        asyncio.run(serve())
-    for thread in set(threading.enumerate()) - threads:
+        pools = asyncio.run(serve())
+    for thread in pools:
         thread.join(20)
 
 
