@@ -614,13 +614,13 @@ def test_the_test_closes():
 
 
 def test_a_consumer_finishes_with_what_the_test_sent_before_it_left(monkeypatch):
-    monkeypatch.setattr(testing, "GRACE", 1)
+    monkeypatch.setattr(testing, "GRACE", 2)
     finished = []
 
     async def consumer(scope, receive, send):
         await accept(receive, send)
         while (message := await receive())["type"] == "websocket.receive":
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.2)
             await send({**message, "type": "websocket.send"})
             finished.append(message["text"])
 
@@ -658,12 +658,12 @@ def test_a_receive_that_gets_nothing_says_what_it_waited_for():
 
 
 def test_a_consumer_that_never_answers(monkeypatch):
-    monkeypatch.setattr(testing, "TIMEOUT", 0.05)
+    monkeypatch.setattr(testing, "TIMEOUT", 0.5)
 
     async def consumer(scope, receive, send):
         await asyncio.Event().wait()
 
-    with pytest.raises(TimeoutError, match="0.05 s for the answer to the handshake from /ws"):
+    with pytest.raises(TimeoutError, match="0.5 s for the answer to the handshake from /ws"):
         denial(websocket_app(consumer), "/ws")
 
 
@@ -677,9 +677,9 @@ def test_a_consumer_that_does_not_end_with_its_client(monkeypatch):
         finally:
             ended.append(True)
 
-    with pytest.raises(TimeoutError, match="consumer of /ws did not end within 0.05 s after"):
+    with pytest.raises(TimeoutError, match="consumer of /ws did not end within 0.5 s after"):
         with websocket_app(consumer).websocket("/ws"):
-            monkeypatch.setattr(testing, "TIMEOUT", 0.05)
+            monkeypatch.setattr(testing, "TIMEOUT", 0.5)
     assert ended == [True]
 
 
@@ -977,7 +977,7 @@ def test_a_task_that_is_left_is_cancelled_and_the_loop_closed():
 
 
 def test_a_task_that_cannot_be_cancelled_is_named(monkeypatch):
-    monkeypatch.setattr(testing, "TIMEOUT", 0.05)
+    monkeypatch.setattr(testing, "TIMEOUT", 0.5)
 
     async def stubborn():
         while True:
@@ -1002,6 +1002,6 @@ def test_a_consumer_that_blocks_the_loop(monkeypatch):
 
     with pytest.raises(TimeoutError, match="These tasks .* do not end.*consumer"):
         with websocket_app(consumer).websocket("/ws"):
-            monkeypatch.setattr(testing, "TIMEOUT", 0.05)
+            monkeypatch.setattr(testing, "TIMEOUT", 0.5)
     release.set()
     consumer.thread.join(20)
