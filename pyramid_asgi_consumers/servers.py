@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 INSTALL = 'pip install "pyramid_asgi_consumers[{}]"'
 RELOAD = "pserve --reload restarts the server on a change"
 PROCESSES = "pserve is one process; start several, or serve from the command line"
-UNBOUNDED = 86400.0
 IMPORT = "pserve has made the application already"
 
 
@@ -64,9 +63,9 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
         for name in [*strings, action.dest] if strings else ():
             option = Option(strings[0], action.nargs == 0, is_list=action.default == [])
             known.setdefault(_normal(name), option)
+    del known["help"]
     unusable = {
-        "help": IMPORT,
-        "root_path": "any client can override it; set asgi.root_path in the application's section",
+        "root_path": "any client can override it; set asgi.root_path in the application's section"
     }
     arguments = _arguments("daphne", options, known, unusable)
     with _failure("daphne"):
@@ -94,13 +93,12 @@ def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
 
     known = {}
     for parameter in main.params:
-        if parameter.param_type_name == "option":
+        if parameter.param_type_name == "option" and parameter.expose_value:
             off = next(iter(parameter.secondary_opts), None)
             option = Option(parameter.opts[0], parameter.is_flag, off, parameter.multiple)
             known.update({_normal(name): option for name in (*parameter.opts, parameter.name)})
     unusable = {name: RELOAD for name in known if name.startswith("reload")}
     unusable.update(workers=PROCESSES, factory=IMPORT, app_dir=IMPORT, env_file=IMPORT)
-    unusable.update(version=IMPORT)
     arguments = _arguments("uvicorn", options, known, unusable)
     try:
         given = main.make_context("uvicorn", ["pyramid", *arguments]).params
@@ -168,12 +166,16 @@ async def _serve_hypercorn(app: Any, config: Any, serve: Any) -> None:
     context = running(app)
     state = await asyncio.wait_for(context.__aenter__(), config.startup_timeout)
     served = _Served(app, state)
-    bound, config.graceful_timeout = config.graceful_timeout, UNBOUNDED
+    # In Hypercorn's place.
+    bound, config.graceful_timeout = config.graceful_timeout, None
 
     async def stop() -> None:
-        await stopping.wait()
-        loop.call_later(bound, overdue.set)
-        await served.close()
+        try:
+            await stopping.wait()
+        finally:
+            # Hypercorn cancels this where it ends by itself, after max_requests.
+            loop.call_later(bound, overdue.set)
+            await served.close()
 
     before = asyncio.all_tasks()
     server = asyncio.create_task(serve(served, config, shutdown_trigger=stop, mode="asgi"))

@@ -98,6 +98,10 @@ class Server:
     def stop(self) -> int:
         """Send SIGTERM; return the exit status. A server that does not end in time is an error."""
         self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; return the exit status."""
         wait_until(lambda: self.process.poll() is not None, "its end", self)
         wait_until(self._left_nobody, "the end of its other processes", self)
         return self.process.returncode

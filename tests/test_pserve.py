@@ -93,7 +93,7 @@ def test_a_request_finishes_and_a_websocket_is_closed_when_it_stops(name, tmp_pa
             assert clients.closed(ticking).code == 1012
             (tmp_path / "gate").touch()
         assert (answers[0].status, answers[0].body) == (200, b"slow answer")
-        status = server.stop()
+        status = server.ended()
         log = server.logged()
     # Uvicorn dies of the signal, in good order.
     assert status == (-signal.SIGTERM if name == "uvicorn" else 0)
@@ -120,7 +120,7 @@ def test_clients_that_neither_read_nor_write_keep_it_for_a_time(name, tmp_path):
             with clients.websocket(server, "/ws") as websocket:
                 server.process.send_signal(signal.SIGTERM)
                 assert clients.closed(websocket).code == 1012
-            server.stop()
+            server.ended()
         assert "The context is left" in server.logged()
 
 
@@ -292,6 +292,17 @@ async def test_a_websocket_that_ends_while_others_are_closed():
     assert queue.empty()
 
 
+def test_hypercorn_stops_in_good_order_after_max_requests(tmp_path):
+    port = free_port()
+    options = {**listening("hypercorn", port), "max_requests": 2}
+    with pserve("hypercorn", tmp_path, options=options, port=port) as server:
+        with clients.websocket(server, "/ws") as websocket:
+            assert clients.get(server, "/").status == 200
+            assert clients.closed(websocket).code == 1012
+        assert server.ended() == 0
+        assert "The context is left" in server.logged()
+
+
 def test_daphne_writes_no_accesses_where_verbosity_is_0(tmp_path):
     port = free_port()
     options = {**listening("daphne", port), "verbosity": 0}
@@ -422,5 +433,5 @@ def test_a_server_that_imports_the_application(name, tmp_path):
             server.process.send_signal(signal.SIGTERM)
             (tmp_path / "gate").touch()
         assert answers[0].body == b"slow answer"
-        assert server.stop() == 0
+        assert server.ended() == 0
         assert "pserveapp|The context is left" in server.logged()

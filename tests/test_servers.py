@@ -412,7 +412,7 @@ def test_it_stops_in_good_order(name, tmp_path):
                 assert clients.closed(websocket).code == 1012
             upload.sendall(b"more")
             assert b" 200 " in clients.read_until(upload, b'"read":[8]')
-            status = server.stop()
+            status = server.ended()
             closed = clients.closed(websocket)
         log = server.logged()
     check(server, RESTART, closed == Close(1012, ""))
