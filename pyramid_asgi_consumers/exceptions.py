@@ -5,9 +5,13 @@ from pyramid.exceptions import ConfigurationError
 __all__ = [
     "BadRequest",
     "BodyTooLarge",
+    "ChannelsError",
     "ClientDisconnected",
     "ConfigurationError",
     "LifespanError",
+    "PublishRefused",
+    "PublishUnknown",
+    "SubscriptionOverflow",
     "WSGIError",
     "WebSocketDisconnect",
 ]
@@ -48,3 +52,29 @@ class WSGIError(RuntimeError):
 
 class LifespanError(RuntimeError):
     """An application could not start, or could not stop; the message is its own."""
+
+
+class ChannelsError(Exception):
+    """Channels could not do what they were asked; the message says what and why."""
+
+
+class PublishRefused(ChannelsError):
+    """An event was not published, for certain."""
+
+
+class PublishUnknown(ChannelsError):
+    """Nobody knows whether an event was published: the connection failed before the answer."""
+
+
+class SubscriptionOverflow(ChannelsError):
+    """A subscriber with ``overflow="close"`` was slower than what was published.
+
+    ``channels`` are the names it subscribed to, ``max_queue`` the events that could wait for it.
+    """
+
+    def __init__(self, channels: tuple[str, ...], max_queue: int) -> None:
+        super().__init__(
+            f"More than {max_queue} events waited for a subscriber of {', '.join(channels)}"
+        )
+        self.channels = channels
+        self.max_queue = max_queue
