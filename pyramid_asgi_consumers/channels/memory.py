@@ -86,12 +86,11 @@ class MemoryBackend:
                 inbox = self._inboxes[loop]
                 inbox.items.append((feed, position, event))
                 if loop is not running and not inbox.scheduled:
+                    inbox.scheduled = True
                     try:
                         loop.call_soon_threadsafe(_drain, inbox)
                     except RuntimeError:
                         self._forget(loop)
-                    else:
-                        inbox.scheduled = True
         if running in self._inboxes:
             _drain(self._inboxes[running])
         return event.id

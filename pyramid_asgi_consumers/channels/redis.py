@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -102,6 +102,11 @@ BEAT = 6.0
 #: Seconds between two attempts to reconnect, at least and at most.
 BACKOFF = (0.1, 5.0)
 
+#: What an outage of Redis raises.
+EXPECTED = (ChannelsError, RedisError, OSError, asyncio.TimeoutError)
+
+CLOSED = "the connection was closed"
+
 # How many commands, names of channels and events are handled in one go.
 BATCH = 256
 TURN = 64
@@ -135,7 +140,8 @@ class RedisBackend:
         # Redis numbers its databases, but not its channels.
         self._database = int(self._pool.connection_kwargs.get("db") or 0)
         self._prefix = prefix
-        self._make_async_pool().make_connection()
+        self._subscribers = self._make_async_pool()
+        self.make_subscriber()
         self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
@@ -150,12 +156,13 @@ class RedisBackend:
         }
 
     def _make_async_pool(self) -> AsyncConnectionPool:
-        return AsyncConnectionPool.from_url(self._url, **self._options())
+        # Subscribers read without a timeout, and of commands whole batches are timed.
+        options = {**self._options(), "socket_timeout": None}
+        return AsyncConnectionPool.from_url(self._url, **options)
 
     def make_subscriber(self) -> AsyncConnection:
-        """Return a connection, not yet connected, that reads without a timeout."""
-        options = {**self._options(), "socket_timeout": None}
-        return AsyncConnectionPool.from_url(self._url, **options).make_connection()
+        """Return a connection of its own, not yet connected."""
+        return self._subscribers.make_connection()
 
     def redis_channel(self, channel: str) -> bytes:
         return f"{self._prefix}{self._database}:{channel}".encode()
@@ -180,7 +187,7 @@ class RedisBackend:
         try:
             connection = self._pool.get_connection()
         except (RedisError, OSError) as error:
-            return [PublishRefused(f"Redis cannot be reached: {error}") for _ in messages]
+            return [_unreachable(error) for _ in messages]
         results: list[str | ChannelsError] = []
         try:
             calls = [(PUBLISH, self._publish_arguments(*message)) for message in messages]
@@ -219,10 +226,8 @@ class RedisBackend:
             loop.hub = None
             hub.task.cancel()
         try:
-            for command in left:
-                await hub.answer(command)
-        except ChannelsError as error:
-            log.debug("Members that left will expire: %s", error)
+            if left:
+                await asyncio.wait(left, timeout=self.timeout)
         finally:
             if not hub.feeds:
                 await asyncio.wait([hub.task])
@@ -278,13 +283,16 @@ class _Command:
         self.future = asyncio.get_running_loop().create_future()
         self.sent = False
 
+    def succeed(self, reply: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(reply)
+
     def fail(self, error: ChannelsError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def succeed(self, reply: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(reply)
+    def give_up(self, reason: object) -> None:
+        self.fail(_unknown(reason) if self.sent else _unreachable(reason))
 
 
 class _Commands:
@@ -312,16 +320,11 @@ class _Commands:
         # A command that was given up before it was sent never is.
         try:
             await asyncio.wait([command.future], timeout=self._timeout)
-        finally:
-            done = command.future.done()
-            if not done:
-                command.future.cancel()
-        if done:
-            return command.future.result()
-        waited = f"no answer within {self._timeout:g} seconds"
-        if command.sent:
-            raise _unknown(waited)
-        raise PublishRefused(f"Redis cannot be reached: {waited}")
+        except asyncio.CancelledError:
+            command.future.cancel()
+            raise
+        command.give_up(f"no answer within {self._timeout:g} seconds")
+        return command.future.result()
 
     async def _work(self) -> None:
         try:
@@ -329,39 +332,29 @@ class _Commands:
                 self._shutdown = self._until_shutdown()
                 await self._shutdown.__anext__()
             while self._waiting:
-                await self._send([self._waiting.popleft() for _ in range(self._next())])
+                count = min(len(self._waiting), BATCH)
+                await self._send([self._waiting.popleft() for _ in range(count)])
         finally:
             self._task = None
-
-    def _next(self) -> int:
-        return min(len(self._waiting), BATCH)
+            while self._waiting:
+                self._waiting.popleft().give_up(CLOSED)
 
     async def _send(self, batch: list[_Command]) -> None:
+        reason: object = CLOSED
         try:
-            connection = await asyncio.wait_for(self._pool.get_connection(), self._timeout)
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
-            for command in batch:
-                command.fail(PublishRefused(f"Redis cannot be reached: {error!r}"))
-            return
-        try:
-            batch = [command for command in batch if not command.future.done()]
-            for command in batch:
-                command.sent = True
-            calls = _evaluations((command.script, command.arguments) for command in batch)
-            await connection.send_packed_command(
-                connection.pack_commands(calls), check_health=False
-            )
-            for command in batch:
-                try:
-                    command.succeed(await connection.read_response())
-                except (ResponseError, BusyLoadingError) as error:
-                    command.fail(_refused(error))
-        except (RedisError, OSError) as error:
-            await connection.disconnect(nowait=True)
-            for command in batch:
-                command.fail(_unknown(error))
+            connection = await _within(self._timeout, self._pool.get_connection())
+            try:
+                await _within(self._timeout, _exchange(connection, batch))
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await self._pool.release(connection)
+        except EXPECTED as error:
+            reason = error
         finally:
-            await self._pool.release(connection)
+            for command in batch:
+                command.give_up(reason)
 
     async def _until_shutdown(self) -> AsyncGenerator[None, None]:
         # An event loop that shuts down finishes its asynchronous generators: nobody else would
@@ -377,6 +370,19 @@ class _Commands:
             await asyncio.wait([self._task])
         if self._shutdown is not None:
             await self._shutdown.aclose()
+
+
+async def _exchange(connection: AsyncConnection, batch: list[_Command]) -> None:
+    wanted = [command for command in batch if not command.future.done()]
+    for command in wanted:
+        command.sent = True
+    calls = _evaluations((command.script, command.arguments) for command in wanted)
+    await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
+    for command in wanted:
+        try:
+            command.succeed(await connection.read_response())
+        except (ResponseError, BusyLoadingError) as error:
+            command.fail(_refused(error))
 
 
 class _Joiner:
@@ -524,8 +530,8 @@ class _Hub:
                 self._unsettled.put_nowait(feed)
         return feed
 
-    def detach(self, subscription: Subscription) -> list[_Command]:
-        # At once, as far as this process goes; what is returned tells Redis who left.
+    def detach(self, subscription: Subscription) -> list[asyncio.Future[Any]]:
+        # At once, as far as this process goes; what is returned is done when Redis knows who left.
         left = []
         for name in subscription.channels:
             redis_channel = self._backend.redis_channel(name)
@@ -544,13 +550,7 @@ class _Hub:
                 members[subscription.presence] -= 1
                 if not members[subscription.presence]:
                     del members[subscription.presence]
-                    left.append(
-                        self._commands.submit(
-                            LEAVE,
-                            self._backend.members(name),
-                            self._token + b":" + subscription.presence,
-                        )
-                    )
+                    left.append(self._leave(name, subscription.presence))
                 if not members:
                     del self._members[name]
         return left
@@ -573,6 +573,14 @@ class _Hub:
             *(self._token + b":" + member for member in members),
         )
 
+    def _leave(self, name: str, member: bytes) -> asyncio.Future[Any]:
+        # Nobody may be there to hear of a failure: then the member will expire.
+        command = self._commands.submit(
+            LEAVE, self._backend.members(name), self._token + b":" + member
+        )
+        command.future.add_done_callback(_note)
+        return command.future
+
     def _change(self, *command: Any) -> None:
         self._changes.append(command)
         self._changed.set()
@@ -581,7 +589,7 @@ class _Hub:
         while True:
             connection = self._backend.make_subscriber()
             try:
-                await asyncio.wait_for(connection.connect(), self._backend.timeout)
+                await _within(self._backend.timeout, connection.connect())
                 await self._serve(connection)
             except Exception as error:
                 self._is_out(error)
@@ -727,8 +735,23 @@ class _Hub:
             self._change("PING")
 
 
-#: What an outage of Redis raises.
-EXPECTED = (ChannelsError, RedisError, OSError, asyncio.TimeoutError)
+def _note(future: asyncio.Future[Any]) -> None:
+    if future.exception() is not None:
+        log.debug("A member will expire that could not leave: %s", future.exception())
+
+
+async def _within(seconds: float, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    # asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with the result.
+    task = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def _evaluations(calls: Iterable[tuple[str, tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
@@ -751,8 +774,12 @@ def _refused(error: Exception) -> PublishRefused:
     return refusal
 
 
-def _unknown(error: object) -> PublishUnknown:
-    return PublishUnknown(f"Whether it was published is unknown: {error}")
+def _unreachable(reason: object) -> PublishRefused:
+    return PublishRefused(f"Redis cannot be reached: {reason}")
+
+
+def _unknown(reason: object) -> PublishUnknown:
+    return PublishUnknown(f"Whether it was published is unknown: {reason}")
 
 
 def _position(entry_id: bytes) -> Position:

@@ -9,7 +9,11 @@ from zope.interface.verify import verifyObject
 
 from pyramid_asgi_consumers.channels.faces import Channels, RequestChannels, channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
-from pyramid_asgi_consumers.interfaces import IChannels, IChannelsBackend
+from pyramid_asgi_consumers.interfaces import (
+    IChannels,
+    IChannelsBackend,
+    ILifespanFactories,
+)
 
 SCHEMES = ("memory", "redis", "rediss", "unix")
 
@@ -93,11 +97,12 @@ def includeme(config):
         "channels",
         reify=True,
     )
-    config.add_asgi_lifespan(_channels_lifespan)
 
     def ensure():
         registry = config.registry
         if registry.queryUtility(IChannels) is None:
             registry.registerUtility(Channels(_backend(registry.settings)), IChannels)
+        # First to be entered, so last to be left: what the application stops may still publish.
+        registry.getUtility(ILifespanFactories).insert(0, _channels_lifespan)
 
     config.action("asgi channels", ensure, order=PHASE3_CONFIG)
