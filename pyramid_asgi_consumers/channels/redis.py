@@ -283,16 +283,16 @@ class _Command:
         self.future = asyncio.get_running_loop().create_future()
         self.sent = False
 
-    def succeed(self, reply: Any) -> None:
-        if not self.future.done():
+    def settle(self, reply: Any) -> None:
+        if self.future.done():
+            return
+        if isinstance(reply, ChannelsError):
+            self.future.set_exception(reply)
+        else:
             self.future.set_result(reply)
 
-    def fail(self, error: ChannelsError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
     def give_up(self, reason: object) -> None:
-        self.fail(_unknown(reason) if self.sent else _unreachable(reason))
+        self.settle(_unknown(reason) if self.sent else _unreachable(reason))
 
 
 class _Commands:
@@ -341,10 +341,11 @@ class _Commands:
 
     async def _send(self, batch: list[_Command]) -> None:
         reason: object = CLOSED
+        replies: list[Any] = []
         try:
             connection = await _within(self._timeout, self._pool.get_connection())
             try:
-                await _within(self._timeout, _exchange(connection, batch))
+                await _within(self._timeout, _exchange(connection, batch, replies))
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -353,7 +354,10 @@ class _Commands:
         except EXPECTED as error:
             reason = error
         finally:
-            for command in batch:
+            # Last of all, so that who goes on finds nothing running.
+            for command, reply in zip(batch, replies, strict=False):
+                command.settle(reply)
+            for command in batch[len(replies) :]:
                 command.give_up(reason)
 
     async def _until_shutdown(self) -> AsyncGenerator[None, None]:
@@ -372,17 +376,17 @@ class _Commands:
             await self._shutdown.aclose()
 
 
-async def _exchange(connection: AsyncConnection, batch: list[_Command]) -> None:
-    wanted = [command for command in batch if not command.future.done()]
-    for command in wanted:
+async def _exchange(connection: AsyncConnection, batch: list[_Command], replies: list[Any]) -> None:
+    batch[:] = [command for command in batch if not command.future.done()]
+    for command in batch:
         command.sent = True
-    calls = _evaluations((command.script, command.arguments) for command in wanted)
+    calls = _evaluations((command.script, command.arguments) for command in batch)
     await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
-    for command in wanted:
+    for _ in batch:
         try:
-            command.succeed(await connection.read_response())
+            replies.append(await connection.read_response())
         except (ResponseError, BusyLoadingError) as error:
-            command.fail(_refused(error))
+            replies.append(_refused(error))
 
 
 class _Joiner:
