@@ -33,7 +33,7 @@ class _Channel:
 
     def __init__(self, epoch: int, history: int) -> None:
         self.position: Position = (epoch, 0)
-        self.rows: deque[Row] = deque(maxlen=history)
+        self.rows: deque[Row] | None = deque(maxlen=history) if history else None
         self.feeds: dict[asyncio.AbstractEventLoop, Feed] = {}
         self.members: Counter[bytes] = Counter()
         self.touched = 0.0
@@ -81,7 +81,8 @@ class MemoryBackend:
             before = channel.position
             position = channel.position = (before[0], before[1] + 1)
             event = make_event(name, position, decoded)
-            channel.rows.append((position, before if before[1] else NOWHERE, event))
+            if channel.rows is not None:
+                channel.rows.append((position, before if before[1] else NOWHERE, event))
             for loop, feed in list(channel.feeds.items()):
                 inbox = self._inboxes[loop]
                 inbox.items.append((feed, position, event))
@@ -145,7 +146,7 @@ class MemoryBackend:
 
     def _replayed(self, name: str, channel: _Channel, since: str) -> list[Any]:
         head = channel.position if channel.position[1] else None
-        return catch_up(name, position_of(since), head, channel.rows, again=True)[0]
+        return catch_up(name, position_of(since), head, channel.rows or (), again=True)[0]
 
     async def detach(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()

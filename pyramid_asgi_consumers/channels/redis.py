@@ -281,6 +281,7 @@ class _Command:
         self.script = script
         self.arguments = arguments
         self.future = asyncio.get_running_loop().create_future()
+        self.future.add_done_callback(_note)
         self.sent = False
 
     def settle(self, reply: Any) -> None:
@@ -578,11 +579,9 @@ class _Hub:
         )
 
     def _leave(self, name: str, member: bytes) -> asyncio.Future[Any]:
-        # Nobody may be there to hear of a failure: then the member will expire.
         command = self._commands.submit(
             LEAVE, self._backend.members(name), self._token + b":" + member
         )
-        command.future.add_done_callback(_note)
         return command.future
 
     def _change(self, *command: Any) -> None:
@@ -740,8 +739,9 @@ class _Hub:
 
 
 def _note(future: asyncio.Future[Any]) -> None:
-    if future.exception() is not None:
-        log.debug("A member will expire that could not leave: %s", future.exception())
+    # Who asked may have been cancelled meanwhile, and never hear of the failure.
+    if not future.cancelled() and future.exception() is not None:
+        log.debug("A command failed: %s", future.exception())
 
 
 async def _within(seconds: float, coroutine: Coroutine[Any, Any, Any]) -> Any:
