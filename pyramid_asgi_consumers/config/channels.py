@@ -48,8 +48,8 @@ def _backend(settings):
     timeout = _number(settings, "asgi.channels.timeout", float, 5.0)
     expiry = _number(settings, "asgi.channels.expiry", int, 86400)
     prefix = settings.get("asgi.channels.prefix", "asgi:")
-    scheme = url.partition("://")[0] if isinstance(url, str) else None
-    if scheme not in SCHEMES:
+    scheme, separator, _ = str(url).partition("://")
+    if scheme not in SCHEMES or not separator:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ConfigurationError(f"asgi.channels must be a URL with one of {known}, not {url!r}")
     if scheme == "memory":
