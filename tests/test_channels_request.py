@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import socket
 import sys
 import threading
 
@@ -238,6 +239,7 @@ def test_a_script_publishes_when_its_transaction_commits(settings):
     config, backend = configured(None, settings, "pyramid_tm")
     request = request_of(config)
     with request.tm:
+        assert begun(request.tm) == 1
         request.channels.publish("a", 1)
         assert backend.calls == []
     assert backend.calls == [[("a", "j1")]]
@@ -309,7 +311,15 @@ async def test_a_wsgi_server_reaches_other_processes(redis_server, subscriber):
         await asyncio.to_thread(thread.join)
 
 
-def test_a_failure_after_the_commit_is_logged_and_the_response_stands(caplog):
+@pytest.fixture
+def closed_port():
+    """A port that refuses connections, held so that nobody else comes to listen there."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def test_a_failure_after_the_commit_is_logged_and_the_response_stands(caplog, closed_port):
     def view(request):
         with pytest.raises(PublishRefused, match="cannot be reached"):
             request.channels.publish_now("news", 0)
@@ -317,7 +327,7 @@ def test_a_failure_after_the_commit_is_logged_and_the_response_stands(caplog):
         request.channels.publish("talk", 2)
         return Response()
 
-    config = Configurator(settings={"asgi.channels": f"redis://127.0.0.1:{free_port()}/0"})
+    config = Configurator(settings={"asgi.channels": f"redis://127.0.0.1:{closed_port}/0"})
     config.include("pyramid_asgi_consumers")
     config.include("pyramid_tm")
     config.add_view(view)

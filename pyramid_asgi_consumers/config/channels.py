@@ -105,4 +105,4 @@ def includeme(config):
         # First to be entered, so last to be left: what the application stops may still publish.
         registry.getUtility(ILifespanFactories).insert(0, _channels_lifespan)
 
-    config.action("asgi channels", ensure, order=PHASE3_CONFIG)
+    config.action("asgi channels", ensure, order=PHASE3_CONFIG + 1)
