@@ -524,3 +524,13 @@ def test_a_missing_redis_server_is_a_failure_that_says_so(tmp_path, monkeypatch)
     with pytest.raises(pytest.fail.Exception, match="apt-get install redis-server"):
         server.start()
     server.close()
+
+
+async def test_a_burst_leaves_a_quick_subscriber_its_turn(server):
+    async with connected(server) as channels, channels.subscribe("a", max_queue=1) as events:
+        messages = [("a", encode(number)) for number in range(200)]
+        publishing = asyncio.ensure_future(
+            asyncio.to_thread(channels.backend.publish_many, messages)
+        )
+        assert [event.data for event in await take(events, 200)] == list(range(200))
+        await publishing

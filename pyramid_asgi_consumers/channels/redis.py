@@ -107,9 +107,8 @@ EXPECTED = (ChannelsError, RedisError, OSError, asyncio.TimeoutError)
 
 CLOSED = "the connection was closed"
 
-# How many commands, names of channels and events are handled in one go.
+# How many commands go to Redis in one go.
 BATCH = 256
-TURN = 64
 
 
 @implementer(IChannelsBackend)
@@ -649,16 +648,13 @@ class _Hub:
             )
 
     async def _read(self, connection: AsyncConnection) -> None:
-        turn = 0
         while True:
             reply = await connection.read_response(disconnect_on_error=False)
             self._heard = True
             if reply[0] == b"message":
                 self._receive(reply[1], reply[2])
-                turn += 1
-                if turn % TURN == 0:
-                    # The subscribers' turn: the rest of a burst may be buffered already.
-                    await asyncio.sleep(0)
+                # The subscribers' turn: more of a burst may be buffered already.
+                await asyncio.sleep(0)
             elif reply[0] == b"subscribe":
                 self._confirm(reply[1])
 
@@ -728,9 +724,15 @@ class _Hub:
 
     async def _beat(self) -> None:
         while True:
-            entered = [self._enter(name, members) for name, members in self._members.items()]
-            for command in entered:
-                await self.answer(command)
+            names = list(self._members)
+            for start in range(0, len(names), BATCH):
+                entered = [
+                    self._enter(name, self._members[name])
+                    for name in names[start : start + BATCH]
+                    if name in self._members
+                ]
+                for command in entered:
+                    await self.answer(command)
             await asyncio.sleep(BEAT)
             if not self._heard:
                 raise TimeoutError(f"no sign of life within {BEAT:g} seconds")
