@@ -12,6 +12,7 @@ from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.denial import deny
 from pyramid_asgi_consumers.environ import split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
+from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
@@ -25,21 +26,23 @@ class ASGIApplication:
     """What an ASGI server serves.
 
     ``registry`` holds the consumers; ``bridge`` serves every http request that none of them takes;
-    ``lifespan`` is what starts and stops; ``rule`` says which pages may open websockets;
-    ``max_connections`` is how many connections to consumers one process keeps open, None for any
-    number.
+    ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
+    says which pages may open websockets; ``max_connections`` is how many connections to consumers
+    one process keeps open, None for any number.
     """
 
     def __init__(
         self,
         registry: Any,
         bridge: WSGIBridge,
+        handshakes: Handshakes,
         lifespan: Lifespan,
         rule: OriginRule,
         max_connections: int | None = None,
     ) -> None:
         self.registry = registry
         self.bridge = bridge
+        self.handshakes = handshakes
         self.lifespan = lifespan
         self.mapper = registry.getUtility(IConsumerMapper)
         self.rule = rule
@@ -58,7 +61,7 @@ class ASGIApplication:
             return await self.lifespan(scope, receive, send)
         if kind not in ("http", "websocket"):
             raise ValueError(f"scope type must be http, websocket or lifespan, not {kind!r}")
-        if not self.lifespan.started and quirks.sends_no_lifespan(send):
+        if not self.lifespan.started and quirks.sends_no_lifespan(scope):
             try:
                 await self.lifespan.start_without_server()
             except LifespanError:
@@ -66,7 +69,7 @@ class ASGIApplication:
         if self.lifespan.state and "state" not in scope:
             scope = {**scope, "state": dict(self.lifespan.state)}
         try:
-            found = self._find(scope, send)
+            found = self._find(scope)
         except BadRequest as error:
             log.info("400 for a %s request to %r: %s", kind, scope["path"], error)
             return await self._refuse(scope, send, 400)
@@ -85,12 +88,12 @@ class ASGIApplication:
         else:
             await deny(scope, send, status)
 
-    def _find(self, scope: dict[str, Any], send: Any) -> tuple[Endpoint, dict[str, Any]] | None:
+    def _find(self, scope: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]] | None:
         if not self.mapper.has_consumers(scope["type"]):
             return None
         root_path = self.bridge.root_path
         if root_path is None:
-            root_path = quirks.root_path(scope, send)
+            root_path = quirks.root_path(scope)
         root_path, path = split_root_path(scope, root_path)
         found = self.mapper(scope["type"], path)
         if found is None:
@@ -105,6 +108,6 @@ class ASGIApplication:
         }
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
-            endpoint = Endpoint(consumer, self.rule, self.limit)
+            endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)
             self._endpoints[consumer] = endpoint
         return endpoint, own

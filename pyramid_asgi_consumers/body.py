@@ -28,15 +28,16 @@ async def read_body(
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body = message.get("body", b"")
-        _check(len(body), length, limit)
-        return io.BytesIO(body), len(body)
+        if len(body) <= MEMORY:
+            _check(len(body), length, limit)
+            return io.BytesIO(body), len(body)
     return await _read_on(message, receive, length, limit)
 
 
 async def _read_on(message, receive, length, limit):
-    file: BinaryIO = io.BytesIO()
+    loop = asyncio.get_running_loop()
+    file: BinaryIO | None = None
     size = 0
-    in_memory = True
     pending: list[bytes] = []
     pending_size = 0
     try:
@@ -49,23 +50,24 @@ async def _read_on(message, receive, length, limit):
                     raise BodyTooLarge(limit)
                 pending.append(chunk)
                 pending_size += len(chunk)
-            if in_memory and size > MEMORY:
-                in_memory = False
-                file = tempfile.TemporaryFile()
             if pending_size > MEMORY:
-                await asyncio.to_thread(file.write, b"".join(pending))
+                if file is None:
+                    file = tempfile.TemporaryFile()
+                await loop.run_in_executor(None, file.write, b"".join(pending))
                 pending, pending_size = [], 0
             if not message.get("more_body"):
                 break
             message = await receive()
         _check(size, length, limit)
         rest = b"".join(pending)
-        if in_memory:
+        if file is None:
             return io.BytesIO(rest), size
-        await asyncio.to_thread(_finish, file, rest)
+        await loop.run_in_executor(None, _finish, file, rest)
         return file, size
     except BaseException:
-        file.close()
+        if file is not None:
+            # In a thread too: where the request was cancelled, a write may be under way.
+            loop.run_in_executor(None, file.close)
         raise
 
 

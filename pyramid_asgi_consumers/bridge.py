@@ -13,6 +13,7 @@ from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.body import read_body
+from pyramid_asgi_consumers.coroutines import RUNNER, LoopRunner
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import FileWrapper, Receive, Response, Send
@@ -55,7 +56,7 @@ class WSGIBridge(WsgiToAsgi):
         """
         if scope["type"] != "http":
             raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
-        root_path = quirks.root_path(scope, send) if self.root_path is None else self.root_path
+        root_path = quirks.root_path(scope) if self.root_path is None else self.root_path
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
             length = environ.get("CONTENT_LENGTH")
@@ -70,12 +71,23 @@ class WSGIBridge(WsgiToAsgi):
             return await refuse(scope, send, 413)
         except ClientDisconnected:
             return
+        except OSError as error:
+            # The temporary file: a full disk, say.
+            return await fail(scope, send, False, error)
         if size:
             environ["CONTENT_LENGTH"] = str(size)
         environ["wsgi.input"] = body
         environ["wsgi.file_wrapper"] = FileWrapper
-        response = Response(self.wsgi_application, environ, asyncio.get_running_loop(), self.pool)
-        self.pool.submit(partial(contextvars.copy_context().run, run, response, body))
+        # WebOb would copy a body that it does not know to be seekable.
+        environ["webob.is_body_seekable"] = True
+        loop = asyncio.get_running_loop()
+        environ[RUNNER] = LoopRunner(loop, receive)
+        response = Response(self.wsgi_application, environ, body, loop, self.pool)
+        try:
+            self.pool.submit(partial(contextvars.copy_context().run, response.run))
+        except RuntimeError as error:
+            body.close()
+            return await fail(scope, send, False, error)
         try:
             await response.send_to(receive, quirks.paced(send))
         except OSError as error:
@@ -92,13 +104,6 @@ class WSGIBridge(WsgiToAsgi):
             log.warning("Views still run after %s s; they are left alone", self.shutdown_timeout)
 
 
-def run(response: Response, body: Any) -> None:
-    try:
-        response.run()
-    finally:
-        body.close()
-
-
 async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
     """Answer an http scope with a plain text page that says no more than the status."""
     text = f"{status} {http.client.responses[status]}\n".encode()
@@ -106,14 +111,15 @@ async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(text)).encode()),
     ]
-    # The rest of the upload is not read, so the connection cannot serve another request. HTTP/2
+    # The rest of an upload is not read, so the connection cannot serve another request. HTTP/2
     # has no such header (RFC 9113 section 8.2.2).
-    if status == 413 and scope.get("http_version", "1.1").startswith("1"):
+    if status in (400, 413) and scope.get("http_version", "1.1").startswith("1"):
         headers.append((b"connection", b"close"))
+    body = b"" if scope["method"] == "HEAD" else text
     # A client that has left already gets nothing.
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": text, "more_body": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def fail(scope: dict[str, Any], send: Send, started: bool, error: BaseException) -> None:

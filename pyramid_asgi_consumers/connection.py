@@ -1,20 +1,25 @@
 """One connection to a consumer: its limit and origin, and how it ends when the consumer raises."""
 
+import contextlib
 import logging
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
-from pyramid.request import Request
+from pyramid.response import Response
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
-from pyramid_asgi_consumers.denial import deny
-from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.denial import deny, parts, rendered
+from pyramid_asgi_consumers.exceptions import BadRequest, InvalidMessage, WebSocketDisconnect
+from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 
 log = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
 
 
 class Limit:
@@ -38,13 +43,17 @@ class Limit:
 class Endpoint:
     """Serves the connections of one consumer.
 
-    ``rule`` is the origin rule of the application, ``process`` its limit for all consumers.
+    ``rule`` is the origin rule of the application, ``process`` its limit for all consumers,
+    ``handshakes`` makes the handshakes of guarded ones.
     """
 
-    def __init__(self, consumer: Consumer, rule: OriginRule, process: Limit) -> None:
+    def __init__(
+        self, consumer: Consumer, rule: OriginRule, process: Limit, handshakes: Handshakes
+    ) -> None:
         self.consumer = consumer
         self.rule = rule.extended(consumer.origins)
         self.process = process
+        self.handshakes = handshakes
         self.limit = Limit(consumer.max_connections)
 
     async def websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -56,16 +65,27 @@ class Endpoint:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await deny(scope, send, 403)
         with self.limit, self.process:
-            await self._serve_websocket(scope, receive, send)
+            headers: Headers = []
+            if self.consumer.route_name is not None:
+                answer = await self._admit(scope)
+                if isinstance(answer, tuple):
+                    return await deny(scope, send, *answer)
+                headers = answer
+            await self._serve_websocket(scope, receive, send, headers)
 
-    async def _serve_websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def _serve_websocket(
+        self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
+    ) -> None:
         state = "connecting"
+        receive, send = quirks.websocket(scope, receive, send)
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state
             kind = message["type"]
             if kind == "websocket.accept":
                 state = "open"
+                if headers:
+                    message = {**message, "headers": _merged(message.get("headers"), headers)}
             elif kind != "websocket.send":
                 state = "closed"
             return send(message)
@@ -74,18 +94,22 @@ class Endpoint:
         code = 1000
         try:
             await self.consumer.app(scope, receive, tracked)
-        except WebSocketDisconnect as error:
-            log.debug("The client left %s: %r", self.consumer, error)
-            return
-        except HTTPException as error:
-            denial = _rendered(error)
-            code = 4000 + error.status_int
-        except Exception as error:
-            if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
+        except Exception as raised:
+            error = _alone(raised)
+            if isinstance(error, WebSocketDisconnect) or (
+                isinstance(error, OSError) and _was_raised_by(send, error.__traceback__)
+            ):
                 log.debug("The client of %s had left: %r", self.consumer, error)
                 return
-            log.exception("%s failed", self.consumer)
-            denial, code = (500,), 1011
+            if isinstance(error, HTTPException):
+                denial = rendered(error)
+                code = 4000 + error.status_int
+            elif isinstance(error, InvalidMessage):
+                log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
+                denial, code = (400,), error.close_code
+            else:
+                log.exception("%s failed", self.consumer)
+                denial, code = (500,), 1011
         if state == "connecting":
             await deny(scope, send, *denial)
         elif state == "open":
@@ -97,34 +121,78 @@ class Endpoint:
 
     async def http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve an http request."""
+        if self._is_full():
+            return await refuse(scope, send, 503)
+        with self.limit, self.process:
+            headers: Headers = []
+            if self.consumer.route_name is not None:
+                answer = await self._admit(scope)
+                if isinstance(answer, tuple):
+                    return await _answer(scope, send, *answer)
+                headers = answer
+            await self._serve_http(scope, receive, send, headers)
+
+    async def _serve_http(
+        self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
+    ) -> None:
         started = ended = False
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal started, ended
-            started = True
-            ended = message["type"] == "http.response.body" and not message.get("more_body")
+            if message["type"] == "http.response.start":
+                started = True
+                if headers:
+                    message = {**message, "headers": _merged(message.get("headers"), headers)}
+            elif message["type"] == "http.response.body":
+                ended = not message.get("more_body")
             return send(message)
 
-        if self._is_full():
-            return await refuse(scope, send, 503)
-        with self.limit, self.process:
-            try:
-                await self.consumer.app(scope, receive, tracked)
-            except Exception as error:
-                if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
-                    log.debug("The client of %s had left: %r", self.consumer, error)
-                elif isinstance(error, HTTPException) and not started:
-                    await _answer(send, *_rendered(error))
-                elif ended:
-                    log.exception("%s failed after its response", self.consumer)
-                else:
-                    await fail(scope, send, started, error)
+        try:
+            await self.consumer.app(scope, receive, tracked)
+        except Exception as error:
+            if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
+                log.debug("The client of %s had left: %r", self.consumer, error)
+            elif isinstance(error, HTTPException) and not started:
+                await _answer(scope, send, *rendered(error))
+            elif ended:
+                log.exception("%s failed after its response", self.consumer)
+            else:
+                await fail(scope, send, started, error)
+
+    async def _admit(self, scope: dict[str, Any]) -> Headers | tuple[Any, ...]:
+        # Completes the scope and returns the headers for the consumer's answer; or returns status,
+        # headers and body of the refusal.
+        try:
+            admitted = await self.handshakes.admit(self.consumer, scope)
+        except BadRequest as error:
+            log.info("400 for a handshake to %s: %s", self.consumer, error)
+            return (400,)
+        except Exception:
+            log.exception("The handshake of %s failed", self.consumer)
+            return (500,)
+        if isinstance(admitted, Response):
+            return parts(admitted)
+        scope["pyramid.request"] = admitted.request
+        scope["pyramid.context"] = admitted.context
+        scope["pyramid.userid"] = admitted.userid
+        scope[ADMISSION] = admitted
+        return admitted.headers
 
     def _is_full(self) -> bool:
         full = self.limit.full or self.process.full
         if full:
             log.warning("503 for %s: max_connections are open", self.consumer)
         return full
+
+
+def _alone(error: Exception) -> Exception:
+    # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
+    # client that has left, each may raise that.
+    while hasattr(error, "derive") and (
+        len(error.exceptions) == 1 or error.split(WebSocketDisconnect)[1] is None
+    ):
+        error = error.exceptions[0]
+    return error
 
 
 def _was_raised_by(send: Any, traceback: TracebackType | None) -> bool:
@@ -141,15 +209,18 @@ def _was_raised_by(send: Any, traceback: TracebackType | None) -> bool:
     return False
 
 
-async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _merged(own: Any, pyramids: Headers) -> Headers:
+    # What the consumer says itself holds; cookies are all set.
+    own = list(own or ())
+    names = {name.lower() for name, _ in own} - {b"set-cookie"}
+    return own + [header for header in pyramids if header[0] not in names]
 
 
-def _rendered(error: HTTPException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    response = Request.blank("/").get_response(error)
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in response.headerlist
-    ]
-    return response.status_int, headers, response.body
+async def _answer(
+    scope: dict[str, Any], send: Any, status: int, headers: Headers | None = None, body: bytes = b""
+) -> None:
+    if headers is None:
+        return await refuse(scope, send, status)
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})

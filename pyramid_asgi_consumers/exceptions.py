@@ -8,12 +8,15 @@ __all__ = [
     "ChannelsError",
     "ClientDisconnected",
     "ConfigurationError",
+    "InvalidJSON",
+    "InvalidMessage",
     "LifespanError",
     "PublishRefused",
     "PublishUnknown",
     "SubscriptionOverflow",
     "WSGIError",
     "WebSocketDisconnect",
+    "WrongMessageKind",
 ]
 
 
@@ -32,6 +35,27 @@ class WebSocketDisconnect(Exception):
         super().__init__(code, reason or "")
         self.code = code
         self.reason = reason or ""
+
+
+class InvalidMessage(ValueError):
+    """A client sent another message than the consumer asked for.
+
+    Where the consumer does not catch it, the websocket is closed with ``close_code``.
+    """
+
+    close_code = 1008
+
+
+class WrongMessageKind(InvalidMessage):
+    """A client sent text where the consumer asked for binary, or the other way round."""
+
+    close_code = 1003
+
+
+class InvalidJSON(InvalidMessage):
+    """A client sent a message that the consumer asked for as JSON, and that does not parse."""
+
+    close_code = 1007
 
 
 class BodyTooLarge(Exception):

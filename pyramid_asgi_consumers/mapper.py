@@ -18,7 +18,8 @@ class Consumer:
 
     ``path`` is its pattern, in Pyramid's grammar; ``protocol`` is ``"websocket"`` or ``"http"``;
     ``app`` is an ASGI 3 application; ``declared`` is its name, for logs; ``origins`` are those
-    that may open it besides its own; ``max_connections`` is how many may be open at once.
+    that may open it besides its own; ``max_connections`` is how many may be open at once;
+    ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer.
 
     ``match`` is Pyramid's own: it takes a path and returns what the placeholders stand for, or
     None. ``segments`` are the parts of the pattern between slashes: a literal one as its text,
@@ -33,6 +34,7 @@ class Consumer:
     declared: str
     origins: tuple[str, ...] = ()
     max_connections: int | None = None
+    route_name: str | None = None
     match: Callable[[str], dict[str, Any] | None] = field(init=False, repr=False)
     segments: tuple[str | int, ...] = field(init=False, repr=False)
     rank: tuple[int, ...] = field(init=False, repr=False)

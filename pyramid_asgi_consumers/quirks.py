@@ -1,36 +1,36 @@
-"""What single servers need done differently, each with the version it was seen on."""
+"""What single servers need done differently, each with the version it was seen on.
+
+``tests/test_servers.py`` and ``tests/test_quirks.py`` show each of these on the server itself.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-# Daphne is written to without flow control; so many bytes may wait in its transport.
-DAPHNE_BUFFER = 512 * 1024
+Headers = list[tuple[bytes, bytes]]
 
 
-def daphne_protocol(send: Any) -> Any:
-    """Daphne's protocol object behind ``send``, None on any other server."""
-    if isinstance(send, partial) and send.args:
-        protocol = send.args[0]
-        if type(protocol).__module__.startswith("daphne."):
-            return protocol
-    return None
-
-
-def root_path(scope: dict[str, Any], send: Any) -> str:
-    """The root path that the scope states.
+def root_path(scope: Mapping[str, Any]) -> str:
+    """The root path that the scope states, as far as it can be trusted.
 
     Daphne 4.2.3 takes it from a header, ``Daphne-Root-Path``, which any client can send: there it
     is empty.
     """
-    return "" if daphne_protocol(send) is not None else scope.get("root_path") or ""
+    return "" if _is_daphne(scope) else scope.get("root_path") or ""
 
 
-def sends_no_lifespan(send: Any) -> bool:
+def sends_no_lifespan(scope: Mapping[str, Any]) -> bool:
     """Whether the server never tells an application that it starts: Daphne 4.2.3."""
-    return daphne_protocol(send) is not None
+    return _is_daphne(scope)
+
+
+def _is_daphne(scope: Mapping[str, Any]) -> bool:
+    # The scope survives ASGI middleware, which send does not. Of all servers Daphne alone gives no
+    # version of the specification; the tests of other projects do not either.
+    return "spec_version" not in scope.get("asgi", ()) and "daphne.server" in sys.modules
 
 
 def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -44,66 +44,137 @@ def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 def break_off(send: Any) -> bool:
-    """Break the connection off where an exception would not; return whether that was needed.
+    """Break off a response that has started; return whether raising is no way to do so.
 
     Daphne 4.2.3 leaves the connection open when an application raises after its response has
-    started, and stops looking after all other applications.
+    started, and stops looking after all other applications. Other servers do break it off.
     """
-    protocol = daphne_protocol(send)
-    if protocol is None:
+    protocol = _daphne_protocol(send)
+    # Daphne logs what is raised after the end of a response, and nothing else happens.
+    if protocol is None or protocol.finished:
         return False
-    if protocol.transport is not None:
-        protocol.transport.abortConnection()
+    protocol.transport.abortConnection()
     return True
 
 
-def paced(send: Any) -> Any:
-    """A ``send`` that waits for a slow client.
+def paced(send: Any) -> Callable[[dict[str, Any]], Any]:
+    """A ``send`` for http that waits while the client is slow.
 
-    Daphne 4.2.3 buffers whatever it is given.
+    Daphne 4.2.3 buffers whatever it is given: there Twisted's transport is asked.
     """
-    protocol = daphne_protocol(send)
-    transport = getattr(protocol, "transport", None)
-    if not hasattr(transport, "dataBuffer"):
+    protocol = _daphne_protocol(send)
+    if protocol is None:
         return send
+    pace: _Pace | None = None
 
     async def send_paced(message: dict[str, Any]) -> None:
+        nonlocal pace
+        if protocol.channel is None:
+            return
+        if message.get("more_body") and pace is None:
+            pace = _Pace()
+            protocol.registerProducer(pace, True)
+        elif pace is not None and not message.get("more_body"):
+            protocol.unregisterProducer()
         await send(message)
-        while (
-            transport.connected
-            and len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-            > DAPHNE_BUFFER
-        ):
-            await asyncio.sleep(0.01)
+        if pace is not None:
+            await pace.ready.wait()
 
     return send_paced
 
 
-def denial_status(status: int) -> int:
-    """The status of a denial that every server can send.
+class _Pace:
+    """A push producer of Twisted, which is told when the transport is full."""
 
-    A 1xx would be forwarded as it is by Uvicorn 0.54 and Hypercorn 0.18 (a 101 would open the
-    socket); Uvicorn 0.54 also fails on a status that Python's ``http.HTTPStatus`` does not know.
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.ready.set()
+
+    def pauseProducing(self) -> None:
+        self.ready.clear()
+
+    def resumeProducing(self) -> None:
+        self.ready.set()
+
+    stopProducing = resumeProducing
+
+
+def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, Any]:
+    """The ``receive`` and ``send`` of a websocket that do what the specification says.
+
+    Daphne 4.2.3 drops the headers of ``websocket.accept`` and the reason of ``websocket.close``,
+    and raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+    Granian 2.8.7's worker may die of a ``websocket.close`` after ``websocket.disconnect`` while it
+    stops, and then leaves no lifespan context.
     """
-    if status < 200 or status > 599:
+    protocol = _daphne_protocol(send)
+    if protocol is not None:
+        return receive, partial(_daphne_websocket_send, protocol, send)
+    if not _is_granian(scope):
+        return receive, send
+    left = False
+
+    async def noting_receive() -> dict[str, Any]:
+        nonlocal left
+        message = await receive()
+        left = message["type"] == "websocket.disconnect"
+        return message
+
+    async def unless_left_send(message: dict[str, Any]) -> None:
+        if not (left and message["type"] == "websocket.close"):
+            await send(message)
+
+    return noting_receive, unless_left_send
+
+
+async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, Any]) -> None:
+    kind = message["type"]
+    if kind == "websocket.accept":
+        headers: dict[str, list[str]] = {}
+        for name, value in message.get("headers") or ():
+            if b"\n" in value or b"\r" in value:
+                raise ValueError(f"The header {name!r} has a line break: {value!r}")
+            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+        # Daphne hands this on to Autobahn, which knows pairs.
+        message = {**message, "subprotocol": (message.get("subprotocol"), headers)}
+    elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
+        reason = (message.get("reason") or "").encode()
+        return protocol.sendCloseFrame(message.get("code", 1000), reason)
+    await send(message)
+
+
+def _daphne_protocol(send: Any) -> Any:
+    """What Daphne serves a request or a websocket with, None on any other server."""
+    if isinstance(send, partial) and send.args:
+        protocol = send.args[0]
+        if type(protocol).__module__ in ("daphne.http_protocol", "daphne.ws_protocol"):
+            return protocol
+    return None
+
+
+def denial_status(send: Any, status: int) -> int:
+    """The status of a denial that this server can send.
+
+    Uvicorn 0.54 and Hypercorn 0.18 forward a 1xx as it is, and Granian 2.8.7 opens the websocket
+    for a 101; what is above 599 none of the three can send. Uvicorn's old ``websockets``
+    implementation fails on a status that Python's ``http.HTTPStatus`` does not know.
+    """
+    if not 200 <= status <= 599:
         return 500
-    try:
-        return int(HTTPStatus(status))
-    except ValueError:
-        return status // 100 * 100
+    if type(getattr(send, "__self__", None)).__module__ != (
+        "uvicorn.protocols.websockets.websockets_impl"
+    ):
+        return status
+    return status if status in set(HTTPStatus) else status // 100 * 100
 
 
-def denial_headers(send: Any, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
     """The headers of a denial that this server can send.
 
-    Granian 2.8.7 dies on a header name that comes twice: repeats are merged with a comma, and of
-    cookies, which cannot be merged, the first is kept.
+    Granian 2.8.7's worker dies on a header name that comes twice: repeats are merged with a comma,
+    and of cookies, which cannot be merged, the first is kept.
     """
-    if type(getattr(send, "__self__", send)).__module__.partition(".")[0] not in (
-        "granian",
-        "_granian",
-        "builtins",
-    ):
+    if not _is_granian(scope):
         return headers
     merged: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -111,5 +182,10 @@ def denial_headers(send: Any, headers: list[tuple[bytes, bytes]]) -> list[tuple[
         if name not in merged:
             merged[name] = value
         elif name != b"set-cookie":
-            merged[name] += b"," + value
+            merged[name] += b", " + value
     return list(merged.items())
+
+
+def _is_granian(scope: Mapping[str, Any]) -> bool:
+    # It alone offers this to a websocket.
+    return "http.response.pathsend" in (scope.get("extensions") or ())

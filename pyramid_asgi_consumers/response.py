@@ -18,8 +18,9 @@ from pyramid_asgi_consumers.threads import ThreadPool, call_soon, carried, settl
 
 log = logging.getLogger(__name__)
 
-# A thread that is so many bytes ahead of its client waits until it is less than half as far.
-AHEAD = 512 * 1024
+# A thread that is more bytes ahead of its client waits until it is half as far: each wait costs a
+# switch of threads there and one back.
+AHEAD = 2 * 1024 * 1024
 # Small chunks that wait together are sent as one message of about this size.
 JOINED = 64 * 1024
 # So much of a file is read at a time.
@@ -65,75 +66,91 @@ class FileWrapper:
 class Response:
     """What ``wsgi_app`` answers to ``environ``.
 
-    ``pool`` runs it, and reads the files that it returns. Create it on the event loop.
+    ``body`` is the request's, and is closed at the end. ``pool`` runs the response, and reads the
+    files that it returns. Create it on the event loop, give :meth:`run` to the pool, and await
+    :meth:`send_to`.
     """
+
+    #: Whether ``http.response.start`` was sent.
+    sent = False
+    #: What the application raised.
+    error: BaseException | None = None
+
+    # The worker thread's own.
+    _head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+    _started = False
+    _bodyless = False
+    _length: int | None = None
+    _written = 0
+    _cut = False
+    _only = b""
+
+    # Shared. The room is held while the thread waits for its client; who makes room releases it.
+    _room: "threading.Lock | None" = None
+    _size = 0
+    _finished = False
+    _gone = False
+    _unheard: BaseException | None = None
+    _file: FileWrapper | None = None
+    _file_lock: "threading.Lock | None" = None
+    _news: asyncio.Future[None] | None = None
 
     def __init__(
         self,
         wsgi_app: Callable[..., Any],
         environ: dict[str, Any],
+        body: BinaryIO,
         loop: asyncio.AbstractEventLoop,
         pool: ThreadPool,
     ) -> None:
         self.wsgi_app = wsgi_app
         self.environ = environ
+        self.body = body
         self.loop = loop
         self.pool = pool
-        #: Whether ``http.response.start`` was sent.
-        self.sent = False
-        #: What the application raised.
-        self.error: BaseException | None = None
-
-        # The worker thread's own.
-        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
-        self._started = False
-        self._bodyless = False
-        self._length: int | None = None
-        self._written = 0
-        self._only = b""
-
-        # Shared.
         self._lock = threading.Lock()
-        self._room: threading.Condition | None = None
         self._chunks: deque[bytes] = deque()
-        self._size = 0
-        self._finished = False
-        self._gone = False
-        self._file: FileWrapper | None = None
-        self._file_lock = threading.Lock()
-        self._news: asyncio.Future[None] | None = None
 
     # In the worker thread.
 
     def run(self) -> None:
         """Call the application and hand on what it answers, to the end."""
         error: BaseException | None = None
+        file: FileWrapper | None = None
         try:
             result = self.wsgi_app(self.environ, self.start_response)
-            if isinstance(result, FileWrapper) and self._head is not None and not self._started:
-                self._start()
-                if not self._bodyless:
-                    self._file = result
-            if self._file is None:
-                try:
+            try:
+                if isinstance(result, FileWrapper) and self._head is not None:
+                    file = self._start_file(result)
+                if file is None:
                     self._iterate(result)
-                finally:
+            finally:
+                if file is None:
                     _close(result)
         except _ClientGone:
             pass
         except BaseException as exception:
             error = carried(exception)
         with self._lock:
-            if self._only and not self._gone:
+            gone = self._gone
+            if self._only and not gone:
                 self._chunks.append(self._only)
+            if not gone:
+                self._file = file
             self._finished = True
             self.error = error
-            unheard = self._gone and error
+            self._unheard = error
             news, self._news = self._news, None
-        if unheard and not isinstance(unheard, ClientDisconnected):
-            log.error("A request that nobody waits for any more failed", exc_info=unheard)
-        if news is not None:
-            call_soon(self.loop, settle, news, None, None)
+        if news is not None and not call_soon(self.loop, settle, news, None, None):
+            # The loop has closed: its side will do nothing any more.
+            gone = True
+            self._file = None
+        if gone:
+            self._log_unheard()
+        if file is None:
+            self.body.close()
+        elif gone:
+            self._close_file(file)
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -160,32 +177,49 @@ class Response:
         except _ClientGone:
             raise ClientDisconnected("The client left during its response") from None
 
+    def _start_file(self, file: FileWrapper) -> FileWrapper | None:
+        """``file`` if the event loop's side is to send it; None if it is to be iterated here."""
+        if self._started:
+            return None
+        self._start()
+        self._file_lock = threading.Lock()
+        return None if self._bodyless else file
+
     def _iterate(self, result: Any) -> None:
-        # The only chunk of a sequence need not be announced: the end follows at once.
-        alone = type(result) in (list, tuple) and len(result) == 1
+        # The only chunk need not be announced, the end follows at once; and its size is known
+        # (PEP 3333, "Handling the Content-Length Header").
+        alone = not self._started and hasattr(result, "__len__") and len(result) == 1
         for chunk in result:
             self._put(chunk, alone)
             if self._bodyless:
                 return
         if self._head is None:
             raise WSGIError("The application returned without calling start_response")
-        self._start()
+        if not self._started:
+            self._start(0 if alone else None)
         if self._length is not None and self._written < self._length and not self._bodyless:
             raise WSGIError(
                 f"The response is {self._written} bytes, its Content-Length is {self._length}"
             )
 
-    def _start(self) -> None:
-        if self._started:
-            return
+    def _start(self, size: int | None = None) -> None:
+        """Take the headers as final; ``size`` is that of the body, in bytes, where it is known."""
         status, headers = self._head
-        self._bodyless = status in (204, 304) or self.environ["REQUEST_METHOD"] == "HEAD"
-        for name, value in headers:
-            if name.lower() == b"content-length":
-                if not value.isdigit():
-                    raise WSGIError(f"Content-Length must be a number of bytes, not {value!r}")
-                self._length = int(value)
         self._started = True
+        self._bodyless = status in (204, 304) or self.environ["REQUEST_METHOD"] == "HEAD"
+        lengths = {value for name, value in headers if name == b"content-length"}
+        if lengths:
+            value = lengths.pop()
+            if lengths or not value.isdigit():
+                raise WSGIError(f"Content-Length must be one number of bytes, not {value!r}")
+            self._length = int(value)
+            # Servers would wait for the body that it announces.
+            if status in (204, 304):
+                headers = [header for header in headers if header[0] != b"content-length"]
+                self._head = status, headers
+        elif size is not None and not self._bodyless:
+            self._length = size
+            headers.append((b"content-length", b"%d" % size))
 
     def _put(self, chunk: bytes, alone: bool = False) -> None:
         if self._head is None:
@@ -194,16 +228,20 @@ class Response:
             raise WSGIError(f"A chunk of a response must be bytes, not {type(chunk).__name__}")
         if not chunk:
             return
-        self._start()
+        if not self._started:
+            self._start(len(chunk) if alone else None)
         if self._bodyless:
             return
         if self._length is not None and self._written + len(chunk) > self._length:
             chunk = chunk[: self._length - self._written]
-            log.warning("The response is longer than its Content-Length; the rest is cut")
+            if not self._cut:
+                self._cut = True
+                log.warning("The response is longer than its Content-Length; the rest is cut")
         self._written += len(chunk)
         if alone:
-            self._only = chunk
+            self._only += chunk
             return
+        room = None
         with self._lock:
             if self._gone:
                 raise _ClientGone
@@ -211,18 +249,14 @@ class Response:
                 return
             self._chunks.append(chunk)
             self._size += len(chunk)
+            if self._size > AHEAD:
+                room = self._room = threading.Lock()
+                room.acquire()
             news, self._news = self._news, None
         if news is not None and not call_soon(self.loop, settle, news, None, None):
             raise _ClientGone
-        if self._size > AHEAD:
-            self._wait_for_room()
-
-    def _wait_for_room(self) -> None:
-        with self._lock:
-            if self._room is None:
-                self._room = threading.Condition(self._lock)
-            while self._size > AHEAD // 2 and not self._gone:
-                self._room.wait()
+        if room is not None:
+            room.acquire()
 
     # On the event loop.
 
@@ -248,11 +282,13 @@ class Response:
             elif not self._gone:
                 await send({"type": "http.response.body", "body": data, "more_body": False})
         finally:
-            self._leave()
+            if not self._finished or self._unheard is not None:
+                self._leave()
+                self._log_unheard()
             if watcher is not None:
                 watcher.cancel()
             if self._file is not None:
-                await self.pool.run(self._close_file)
+                await self.pool.run(self._close_file, self._file)
             if watcher is not None:
                 await asyncio.wait((watcher,))
 
@@ -267,6 +303,7 @@ class Response:
                     return data, self._finished and not self._chunks and self.error is None
                 if self._finished:
                     if self.error is not None:
+                        self._unheard = None
                         raise self.error
                     return b"", True
                 news = self._news = self.loop.create_future()
@@ -283,9 +320,14 @@ class Response:
                 parts.append(chunks.popleft())
             data = b"".join(parts)
         self._size -= len(data)
-        if self._room is not None and self._size <= AHEAD // 2:
-            self._room.notify()
+        if self._size <= AHEAD // 2:
+            self._make_room()
         return data
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.release()
+            self._room = None
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -298,11 +340,16 @@ class Response:
             self._gone = True
             self._chunks.clear()
             self._size = 0
-            if self._room is not None:
-                self._room.notify()
+            self._make_room()
             news, self._news = self._news, None
         if news is not None:
             settle(news, None, None)
+
+    def _log_unheard(self) -> None:
+        with self._lock:
+            error, self._unheard = self._unheard, None
+        if error is not None and not isinstance(error, ClientDisconnected):
+            log.error("A request that nobody waits for any more failed", exc_info=error)
 
     async def _send_file(self, send: Send) -> None:
         left = self._length
@@ -324,13 +371,21 @@ class Response:
                 return
 
     def _read(self, size: int) -> bytes:
-        with self._file_lock:
-            return self._file.file.read(size)
+        try:
+            with self._file_lock:
+                data = self._file.file.read(size)
+            if not isinstance(data, bytes):
+                raise WSGIError(f"A file must give bytes, not {type(data).__name__}")
+            return data
+        except BaseException as error:
+            self.error = carried(error)
+            raise
 
-    def _close_file(self) -> None:
+    def _close_file(self, file: FileWrapper) -> None:
         # A block may still be being read, for a request that was cancelled.
         with self._file_lock:
-            _close(self._file)
+            _close(file)
+            self.body.close()
 
 
 class _ClientGone(BaseException):
@@ -348,7 +403,7 @@ def _close(result: Any) -> None:
 
 @lru_cache(maxsize=128)
 def _status_code(status: str) -> int:
-    if not re.fullmatch(r"[2-9][0-9][0-9]( [^\x00-\x1f\x7f]*)?", status):
+    if not re.fullmatch(r"[2-5][0-9][0-9]( [^\x00-\x1f\x7f]*)?", status):
         raise WSGIError(f"The status must be like '200 OK', not {status!r}")
     return int(status[:3])
 
@@ -372,7 +427,7 @@ def _checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
         if _forbidden(value):
             raise WSGIError(f"The value of the header {name!r} has a control character: {value!r}")
         try:
-            checked.append((_header_name(name), value.encode("latin-1")))
+            checked.append((_header_name(name), value.encode("latin-1").strip(b" \t")))
         except UnicodeEncodeError:
             raise WSGIError(f"The value of the header {name!r} is not latin-1: {value!r}") from None
     return checked

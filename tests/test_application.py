@@ -185,8 +185,9 @@ async def test_the_lifespan_is_completed(config):
         (("/{a:[}", "websocket", echo), {}, "path must be a pattern"),
         (("/ws", "websocket", echo), {"origins": ["x"]}, "origins must be"),
         (("/ws", "websocket", echo), {"max_connections": 0}, "max_connections must be"),
-        (("/ws", "websocket", echo), {"permission": "view"}, "permission='view'"),
-        (("/ws", "websocket", echo), {"xhr": True}, "xhr=True"),
+        (("/ws", "websocket", echo), {"name": ""}, "name must be a route name or None, not ''"),
+        (("/ws", "websocket", echo), {"factory": 7}, "factory must be a root factory"),
+        (("/ws", "websocket", echo), {"renderer": "json"}, "renderer='json' is not for a consumer"),
     ],
 )
 def test_a_wrong_argument_is_named(config, arguments, more, words):

@@ -1,48 +1,16 @@
 import asyncio
-import io
+import contextvars
+import subprocess
+import sys
+import tempfile
 import threading
 
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import WSGIBridge
-from pyramid_asgi_consumers.exceptions import WSGIError
 from tests.asgi import body_of, http_scope, run
-
-
-def answers(chunks, headers=(), status="200 OK"):
-    def app(environ, start_response):
-        start_response(status, list(headers))
-        return chunks
-
-    return app
-
-
-class Closing:
-    def __init__(self, chunks):
-        self.chunks = chunks
-        self.closed = 0
-
-    def __iter__(self):
-        return iter(self.chunks)
-
-    def close(self):
-        self.closed += 1
-
-
-def request(body, more=False):
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-async def test_a_response_of_one_chunk_is_two_messages():
-    sent = await run(WSGIBridge(answers([b"hello"], [("X-A", "1"), ("X-A", "\xe9")])), http_scope())
-    assert sent == [
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [(b"x-a", b"1"), (b"x-a", b"\xe9")],
-        },
-        {"type": "http.response.body", "body": b"hello", "more_body": False},
-    ]
+from tests.wsgi import DISCONNECT, Exchange, answers, request, wait_until
 
 
 async def test_a_chunked_upload_is_a_real_body():
@@ -69,12 +37,9 @@ async def test_a_large_upload_arrives_whole():
 
 async def test_a_client_that_leaves_its_upload_calls_no_view():
     called = []
-
-    def app(environ, start_response):
-        called.append(environ)
-
-    gone = {"type": "http.disconnect"}
-    sent = await run(WSGIBridge(app), http_scope(method="POST"), request(b"a", True), gone)
+    bridge = WSGIBridge(lambda *args: called.append(args))
+    sent = await run(bridge, http_scope(method="POST"), request(b"a", True), DISCONNECT)
+    assert await bridge.pool.drain(20)
     assert (sent, called) == ([], [])
 
 
@@ -105,95 +70,6 @@ async def test_views_run_side_by_side():
     assert [body_of(sent) for sent in answered] == [b"ok"] * 4
 
 
-async def test_a_chunk_is_sent_when_it_is_made():
-    first_sent = threading.Event()
-
-    def chunks():
-        yield b"one"
-        assert first_sent.wait(10)
-        yield b"two"
-
-    sent = []
-
-    async def receive():
-        if not sent:
-            return request(b"")
-        await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-        if message.get("body") == b"one":
-            first_sent.set()
-
-    await asyncio.wait_for(WSGIBridge(answers(chunks()))(http_scope(), receive, send), 20)
-    assert body_of(sent) == b"onetwo"
-
-
-async def test_a_thread_is_only_so_far_ahead_of_a_stalled_client():
-    made = []
-
-    def chunks():
-        for _ in range(100):
-            made.append(1)
-            yield b"x" * 65536
-
-    go_on = asyncio.Event()
-    sent = []
-
-    async def receive():
-        if not sent:
-            return request(b"")
-        await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-        if message["type"] == "http.response.body":
-            await go_on.wait()
-
-    bridge = WSGIBridge(answers(chunks()))
-    task = asyncio.create_task(bridge(http_scope(), receive, send))
-    await wait_until(lambda: len(made) >= 9)
-    assert len(made) <= 12
-    go_on.set()
-    await asyncio.wait_for(task, 20)
-    assert len(body_of(sent)) == 100 * 65536
-
-
-async def wait_until(condition):
-    async def poll():
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(poll(), 20)
-
-
-async def test_a_client_that_leaves_closes_the_response():
-    left = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def endless():
-        loop.call_soon_threadsafe(left.set)
-        while True:
-            yield b"x" * 1000
-
-    response = Closing(endless())
-    await run(WSGIBridge(answers(response)), http_scope(), disconnected=left)
-    await wait_until(lambda: response.closed)
-    assert response.closed == 1
-
-
-async def test_close_is_called_once():
-    response = Closing([b"a", b"b"])
-    assert body_of(await run(WSGIBridge(answers(response)), http_scope())) == b"ab"
-    assert response.closed == 1
-
-
-async def test_a_head_request_has_no_body_and_is_closed():
-    response = Closing([b"a"])
-    sent = await run(WSGIBridge(answers(response)), http_scope(method="HEAD"))
-    assert (body_of(sent), response.closed) == (b"", 1)
-
-
 async def test_an_exception_before_the_start_is_500(caplog):
     def app(environ, start_response):
         raise ValueError("secret")
@@ -204,15 +80,6 @@ async def test_an_exception_before_the_start_is_500(caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-async def test_an_exception_after_the_start_goes_to_the_server():
-    def chunks():
-        yield b"a"
-        raise ValueError("late")
-
-    with pytest.raises(ValueError, match="late"):
-        await run(WSGIBridge(answers(chunks())), http_scope())
-
-
 async def test_an_exit_in_a_view_is_500():
     def app(environ, start_response):
         raise SystemExit
@@ -220,75 +87,7 @@ async def test_an_exit_in_a_view_is_500():
     assert (await run(WSGIBridge(app), http_scope()))[0]["status"] == 500
 
 
-async def test_more_bytes_than_content_length_are_cut():
-    bridge = WSGIBridge(answers([b"ab", b"cd"], [("Content-Length", "3")]))
-    assert body_of(await run(bridge, http_scope())) == b"abc"
-
-
-async def test_fewer_bytes_than_content_length_break_off():
-    bridge = WSGIBridge(answers([b"ab"], [("Content-Length", "3")]))
-    with pytest.raises(WSGIError, match="Content-Length is 3"):
-        await run(bridge, http_scope())
-
-
-@pytest.mark.parametrize(
-    ("status", "headers"),
-    [
-        ("200", [("Connection", "close")]),
-        ("200", [("A", "b\r\nc: d")]),
-        ("200", [("A b", "c")]),
-        ("200", [("A", 1)]),
-        ("200", (("A", "b"),)),
-        ("abc", []),
-        ("101 Switching Protocols", []),
-        (200, []),
-    ],
-)
-async def test_what_pep_3333_forbids_is_500(status, headers):
-    def app(environ, start_response):
-        start_response(status, headers)
-        return [b""]
-
-    assert (await run(WSGIBridge(app), http_scope()))[0]["status"] == 500
-
-
-async def test_write_sends_before_the_iterable():
-    def app(environ, start_response):
-        write = start_response("200 OK", [])
-        write(b"a")
-        return [b"b"]
-
-    assert body_of(await run(WSGIBridge(app), http_scope())) == b"ab"
-
-
-async def test_start_response_never_called_is_500():
-    assert (await run(WSGIBridge(lambda *args: [b"a"]), http_scope()))[0]["status"] == 500
-    assert (await run(WSGIBridge(lambda *args: []), http_scope()))[0]["status"] == 500
-
-
-@pytest.mark.parametrize("headers", [[], [("Content-Length", "600000")]])
-async def test_a_file_is_sent_whole_and_closed(headers):
-    file = io.BytesIO(b"x" * 600_000)
-
-    def app(environ, start_response):
-        start_response("200 OK", headers)
-        return environ["wsgi.file_wrapper"](file)
-
-    sent = await run(WSGIBridge(app, 1), http_scope())
-    assert len(body_of(sent)) == 600_000
-    assert file.closed
-
-
-async def test_a_file_shorter_than_its_content_length_breaks_off():
-    def app(environ, start_response):
-        start_response("200 OK", [("Content-Length", "9")])
-        return environ["wsgi.file_wrapper"](io.BytesIO(b"abc"))
-
-    with pytest.raises(WSGIError, match="6 bytes before"):
-        await run(WSGIBridge(app), http_scope())
-
-
-async def test_drain_waits_for_a_running_view_but_not_for_ever():
+async def test_drain_waits_for_a_running_view_but_not_for_ever(caplog):
     release = threading.Event()
     started = threading.Event()
 
@@ -298,15 +97,200 @@ async def test_drain_waits_for_a_running_view_but_not_for_ever():
         start_response("200 OK", [])
         return [b"ok"]
 
-    bridge = WSGIBridge(app, shutdown_timeout=0.05)
+    bridge = WSGIBridge(app, shutdown_timeout=0.01)
     task = asyncio.create_task(run(bridge, http_scope()))
     await wait_until(started.is_set)
-    assert not await bridge.pool.drain(0.05)
     await bridge.drain()
+    assert "still run after 0.01 s" in caplog.text
     release.set()
     assert body_of(await task) == b"ok"
+
+
+async def test_drain_says_nothing_where_all_views_have_ended(caplog):
+    bridge = WSGIBridge(answers([b"ok"]))
+    await run(bridge, http_scope())
+    await bridge.drain()
+    assert caplog.text == ""
+
+
+def test_a_view_that_hangs_does_not_keep_the_process_alive():
+    script = """
+import asyncio, threading
+from pyramid_asgi_consumers import WSGIBridge
+from tests.asgi import http_scope, run
+
+async def main():
+    started = threading.Event()
+
+    def app(environ, start_response):
+        started.set()
+        threading.Event().wait()
+
+    bridge = WSGIBridge(app, shutdown_timeout=0.01)
+    task = asyncio.create_task(run(bridge, http_scope()))
+    assert await asyncio.to_thread(started.wait, 10)
+    await bridge.drain()
+
+asyncio.run(main())
+print("ended")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+
+
+async def test_a_view_sees_the_contextvars_of_the_request_and_changes_none():
+    variable = contextvars.ContextVar("variable")
+    seen = []
+
+    def app(environ, start_response):
+        def chunks():
+            seen.append(variable.get())
+            yield b"a"
+            seen.append(variable.get())
+
+        seen.append(variable.get())
+        variable.set("the view's")
+        start_response("200 OK", [])
+        return chunks()
+
+    async def outer(scope, receive, send):
+        variable.set("the request's")
+        await WSGIBridge(app)(scope, receive, send)
+        assert variable.get() == "the request's"
+
+    await run(outer, http_scope())
+    assert seen == ["the request's", "the view's", "the view's"]
+
+
+async def test_send_and_receive_run_on_the_event_loop_in_the_context_of_the_request():
+    variable = contextvars.ContextVar("variable")
+    seen = set()
+
+    def app(environ, start_response):
+        variable.set("the view's")
+        start_response("200 OK", [])
+        yield from [b"a", b"b"]
+
+    bridge = WSGIBridge(app)
+    messages = [request(b"x" * 600_000, True), request(b"")]
+    exchange = Exchange(bridge, *messages)
+
+    def noting(function):
+        async def noted(*args):
+            seen.add((threading.get_ident(), variable.get()))
+            return await function(*args)
+
+        return noted
+
+    async def outer():
+        variable.set("the request's")
+        await bridge(http_scope(), noting(exchange.receive), noting(exchange.send))
+
+    exchange.task.cancel()
+    exchange.taking.set()
+    await asyncio.create_task(outer())
+    assert len(exchange.sent) >= 2
+    assert seen == {(threading.get_ident(), "the request's")}
+
+
+async def test_slow_uploads_hold_no_thread():
+    bridge = WSGIBridge(answers([b"page"]), 1)
+    upload = Exchange(bridge, request(b"x" * 600_000, True), scope=http_scope(method="POST"))
+    await wait_until(lambda: upload.reading == 2)
+    assert body_of(await run(bridge, http_scope())) == b"page"
+    upload.left.set()
+    await upload.task
+
+
+async def test_a_view_runs_though_its_client_left_before_it_started():
+    # As under waitress: what a client asked for and no longer waits for is done whether or not a
+    # thread was free at once.
+    release = threading.Event()
+    called = []
+
+    def app(environ, start_response):
+        called.append(environ["PATH_INFO"])
+        release.wait(20)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    bridge = WSGIBridge(app, 1)
+    first = Exchange(bridge, scope=http_scope("/first"))
+    await wait_until(lambda: called)
+    second = Exchange(bridge, scope=http_scope("/second"))
+    await wait_until(lambda: second.reading)
+    first.task.cancel()
+    await second.cancel()
+    release.set()
+    assert await bridge.pool.drain(20)
+    assert called == ["/first", "/second"]
+
+
+async def test_the_body_is_closed_behind_the_response():
+    bodies = []
+
+    def app(environ, start_response):
+        bodies.append(environ["wsgi.input"])
+        start_response("200 OK", [])
+        yield environ["wsgi.input"].read(1)
+        yield environ["wsgi.input"].read()
+
+    bridge = WSGIBridge(app)
+    sent = await run(bridge, http_scope(method="POST"), request(b"x" * 600_000))
+    assert len(body_of(sent)) == 600_000
+    assert await bridge.pool.drain(20)
+    assert bodies[0].closed
+
+
+async def test_a_temporary_file_that_cannot_be_made_is_500(monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    sent = await run(WSGIBridge(answers([])), http_scope(method="POST"), request(b"x" * 600_000))
+    assert sent[0]["status"] == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_a_thread_that_cannot_be_started_is_500(caplog):
+    before = threading.stack_size(2**46)
+    try:
+        sent = await run(WSGIBridge(answers([])), http_scope())
+    finally:
+        threading.stack_size(before)
+    assert sent[0]["status"] == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", b"400 Bad Request\n"), ("HEAD", b"")])
+@pytest.mark.parametrize(
+    ("version", "closes"), [("1.0", True), ("1.1", True), ("2", False), ("3", False)]
+)
+async def test_a_refusal_closes_the_connection_where_http_can_say_so(version, closes, method, body):
+    scope = http_scope(method=method, http_version=version, headers=[(b"content-length", b"many")])
+    sent = await run(WSGIBridge(answers([])), scope)
+    assert (sent[0]["status"], body_of(sent)) == (400, body)
+    assert ((b"connection", b"close") in sent[0]["headers"]) is closes
+
+
+async def test_a_client_that_left_before_a_refusal_gets_nothing(caplog):
+    async def send(message):
+        raise OSError("gone")
+
+    async def receive():
+        return request(b"x" * 11)
+
+    await WSGIBridge(answers([]), max_body_size=10)(http_scope(), receive, send)
+    assert caplog.records == []
 
 
 async def test_a_websocket_scope_is_refused():
     with pytest.raises(ValueError, match="websocket"):
         await WSGIBridge(answers([]))({"type": "websocket"}, None, None)
+
+
+def test_a_bridge_has_a_thread_at_least():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        WSGIBridge(answers([]), 0)
+
+
+def test_a_bridge_is_one_of_asgirefs():
+    assert isinstance(WSGIBridge(answers([])), WsgiToAsgi)

@@ -1,10 +1,14 @@
 """``config.make_asgi_app``: composes the application."""
 
+import asyncio
+
 from pyramid.exceptions import ConfigurationError
 from pyramid.settings import asbool
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
+from pyramid_asgi_consumers.config.handshakes import guard_by_default
+from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
@@ -16,27 +20,44 @@ def make_asgi_app(config, wsgi_app=None):
     ``wsgi_app`` stands in for ``config.make_wsgi_app()``'s: one wrapped in WSGI middleware, say.
     Raises ConfigurationError for a setting that cannot be used, naming it and its value.
     """
+    # Views go by the default permission that was set last, so do consumers.
+    config.commit()
+    guard_by_default(config)
     if wsgi_app is None:
         wsgi_app = config.make_wsgi_app()
     else:
         config.commit()
     settings = config.registry.settings
+    shutdown_timeout = _number(settings, "asgi.shutdown_timeout", 10, least=0)
+    multiprocess = asbool(settings.get("asgi.multiprocess", False))
     bridge = WSGIBridge(
         wsgi_app,
         _number(settings, "asgi.threads", 32),
         max_body_size=_number(settings, "asgi.max_body_size", 2**30),
-        shutdown_timeout=_number(settings, "asgi.shutdown_timeout", 10, least=0),
-        multiprocess=asbool(settings.get("asgi.multiprocess", False)),
+        shutdown_timeout=shutdown_timeout,
+        multiprocess=multiprocess,
         root_path=settings.get("asgi.root_path"),
+    )
+    handshakes = Handshakes(
+        wsgi_app, _number(settings, "asgi.handshake_threads", 8), multiprocess=multiprocess
     )
     try:
         rule = OriginRule(_words(settings, "asgi.origins"), _words(settings, "asgi.hosts"))
     except ValueError as error:
         raise ConfigurationError(f"asgi.origins or asgi.hosts: {error}") from None
-    most = _number(settings, "asgi.max_connections", None)
+
+    async def drain():
+        await asyncio.gather(bridge.drain(), handshakes.pool.drain(shutdown_timeout))
+
     factories = config.registry.getUtility(ILifespanFactories)
-    lifespan = Lifespan(config.registry, factories, bridge.drain)
-    return ASGIApplication(config.registry, bridge, lifespan, rule, most)
+    return ASGIApplication(
+        config.registry,
+        bridge,
+        handshakes,
+        Lifespan(config.registry, factories, drain),
+        rule,
+        _number(settings, "asgi.max_connections", None),
+    )
 
 
 def _number(settings, name, default, least=1):

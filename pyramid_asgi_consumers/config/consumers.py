@@ -1,5 +1,7 @@
-"""``config.add_asgi_consumer`` and its decorator."""
+"""``config.add_asgi_consumer``, ``config.add_websocket`` and their decorators."""
 
+import builtins
+import functools
 import inspect
 import re
 
@@ -7,9 +9,11 @@ import venusian
 from asgiref.compatibility import guarantee_single_callable
 from pyramid.exceptions import ConfigurationError
 
+from pyramid_asgi_consumers.config.handshakes import GUARD_ORDER, NOT_PREDICATES, Guard
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.websocket import WebSocketFunction
 
 PROTOCOLS = ("websocket", "http")
 
@@ -34,7 +38,11 @@ def add_asgi_consumer(
     application, or its dotted name. ``origins`` are those that may open the websocket besides the
     application's own. ``max_connections`` is how many may be open at once, in one process.
 
-    ``name``, ``permission``, ``factory`` and predicates are not available yet.
+    With any of the following, or where the application has a default permission, the consumer is
+    guarded: its handshake is a Pyramid request, for which a route and a view are added that no
+    other request reaches. ``name`` is the route's, for URLs; ``permission`` is the view's
+    (``NO_PERMISSION_REQUIRED`` lets everybody in, with a request); ``factory`` is the route's root
+    factory; ``predicates`` are route or view predicates and view options.
 
     Raises ConfigurationError that names the argument and its value.
     """
@@ -44,26 +52,29 @@ def add_asgi_consumer(
             f"add_asgi_consumer: {argument} must be {expected}, not {value!r}"
         )
 
-    unavailable = {"name": name, "permission": permission, "factory": factory, **predicates}
-    for argument, value in unavailable.items():
-        if value is not None or argument in predicates:
-            raise ConfigurationError(
-                f"add_asgi_consumer: {argument}={value!r} is not available: consumers have no"
-                " Pyramid request yet"
-            )
     if not isinstance(path, str):
         raise wrong("path", "a str", path)
     if protocol not in PROTOCOLS:
         raise wrong("protocol", '"websocket" or "http"', protocol)
     app = config.maybe_dotted(callable)
-    if not hasattr(app, "__call__"):  # noqa: B004 (the argument shadows callable())
+    if not builtins.callable(app):
         raise wrong("callable", "an ASGI application or its dotted name", callable)
+    shown = app.func if isinstance(app, WebSocketFunction) else app
     if isinstance(origins, str):
         origins = origins.split()
     try:
         OriginRule(origins or ())
     except (ValueError, TypeError, AttributeError) as error:
         raise wrong("origins", f"a list of origins ({error})", origins) from None
+    if name is not None and not (isinstance(name, str) and name):
+        raise wrong("name", "a route name or None", name)
+    factory = config.maybe_dotted(factory)
+    if factory is not None and not builtins.callable(factory):
+        raise wrong("factory", "a root factory, its dotted name or None", factory)
+    for argument in sorted(predicates.keys() & NOT_PREDICATES):
+        raise ConfigurationError(
+            f"add_asgi_consumer: {argument}={predicates[argument]!r} is not for a consumer to set"
+        )
     if max_connections is not None and (type(max_connections) is not int or max_connections < 1):
         raise wrong("max_connections", "a positive int or None", max_connections)
     pattern = prefixed(config, path)
@@ -72,11 +83,11 @@ def add_asgi_consumer(
             pattern,
             protocol,
             single_callable(app),
-            config.object_description(app),
+            config.object_description(shown),
             tuple(origins or ()),
             max_connections,
         )
-    except (re.error, ValueError) as error:
+    except (re.error, ValueError, OverflowError) as error:
         raise wrong("path", f"a pattern ({error})", path) from None
 
     discriminator = ("asgi consumer", protocol, pattern)
@@ -86,15 +97,60 @@ def add_asgi_consumer(
     introspectable.update(
         path=pattern,
         protocol=protocol,
-        callable=app,
+        callable=shown,
+        name=name,
+        permission=permission,
+        factory=factory,
         origins=consumer.origins,
         max_connections=max_connections,
+        predicates=predicates,
     )
+    guard = Guard(config, consumer, introspectable, path, name, permission, factory, predicates)
+    config.action(discriminator, introspectables=(introspectable,))
+    # The default permission and the names of the predicates are known then.
+    config.action(None, guard.register, order=GUARD_ORDER)
 
-    def register():
-        config.registry.getUtility(IConsumerMapper).add(consumer)
 
-    config.action(discriminator, register, introspectables=(introspectable,))
+def add_websocket(config, path, func, **arguments):
+    """Declare ``async def func(websocket)`` for a path.
+
+    ``func`` is an async function, another callable that returns an awaitable, or a dotted name of
+    one; it is called with a :class:`.WebSocket`. ``path`` and ``arguments`` are those of
+    :func:`add_asgi_consumer`.
+
+    When ``func`` returns, the websocket is closed. When the client leaves while ``func`` does not
+    receive, ``func`` is cancelled.
+
+    Raises ConfigurationError that names the argument and its value.
+    """
+    resolved = config.maybe_dotted(func)
+    problem = None
+    if not callable(resolved):
+        problem = "an async function of one argument, or its dotted name"
+    elif _is_plain_function(resolved):
+        problem = "async (async def func(websocket))"
+    elif not _takes_one_argument(resolved):
+        problem = "a function of one argument, the websocket"
+    if problem is not None:
+        raise ConfigurationError(f"add_websocket: func must be {problem}, not {func!r}")
+    app = WebSocketFunction(resolved, config.object_description(resolved))
+    config.add_asgi_consumer(path, "websocket", app, **arguments)
+
+
+def _is_plain_function(func):
+    while isinstance(func, functools.partial):
+        func = func.func
+    if not inspect.isroutine(func):
+        return False
+    return not inspect.iscoroutinefunction(inspect.unwrap(func))
+
+
+def _takes_one_argument(func):
+    try:
+        inspect.signature(func).bind(None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def prefixed(config, path):
@@ -131,13 +187,30 @@ class asgi_consumer_config:
     def __call__(self, wrapped):
         def callback(context, name, ob):
             config = context.config.with_package(info.module)
-            config.add_asgi_consumer(self.path, self.protocol, ob, **self.settings, _info=codeinfo)
+            self.declare(config, ob, **self.settings, _info=codeinfo)
 
         info = venusian.attach(wrapped, callback, category=self.category, depth=self.depth + 1)
         codeinfo = info.codeinfo
         return wrapped
 
+    def declare(self, config, ob, **arguments):
+        config.add_asgi_consumer(self.path, self.protocol, ob, **arguments)
+
+
+class websocket_config(asgi_consumer_config):
+    """Declare the decorated ``async def func(websocket)`` with :func:`add_websocket`.
+
+    Takes the same arguments but ``func``; found by ``config.scan()``.
+    """
+
+    def __init__(self, path, _depth=0, _category="pyramid", **settings):
+        super().__init__(path, "websocket", _depth, _category, **settings)
+
+    def declare(self, config, ob, **arguments):
+        config.add_websocket(self.path, ob, **arguments)
+
 
 def includeme(config):
     config.registry.registerUtility(ConsumerMapper(), IConsumerMapper)
     config.add_directive("add_asgi_consumer", add_asgi_consumer)
+    config.add_directive("add_websocket", add_websocket)

@@ -1,0 +1,70 @@
+"""What bridge.py serves: the same pages, once as bare ASGI and once as Pyramid views."""
+
+import time
+
+from a2wsgi import WSGIMiddleware
+from asgiref.wsgi import WsgiToAsgi
+from pyramid.config import Configurator
+from pyramid.response import Response
+
+HELLO = b"Hello, world!"
+CHUNK = b"x" * 65536
+CHUNKS = 64
+THREADS = 40
+
+
+def hello(request):
+    return Response(HELLO)
+
+
+def download(request):
+    chunks = (CHUNK for _ in range(CHUNKS))
+    return Response(app_iter=chunks, content_length=CHUNKS * len(CHUNK))
+
+
+def slow(request):
+    time.sleep(0.1)
+    return Response(HELLO)
+
+
+def configured():
+    config = Configurator(settings={"asgi.threads": str(THREADS)})
+    config.include("pyramid_asgi_consumers")
+    for view in (hello, download, slow):
+        name = view.__name__
+        config.add_route(name, f"/{name}")
+        config.add_view(view, route_name=name)
+    return config
+
+
+def wsgi_app():
+    return configured().make_wsgi_app()
+
+
+def ours():
+    return configured().make_asgi_app()
+
+
+def a2wsgi():
+    return WSGIMiddleware(wsgi_app(), workers=THREADS)
+
+
+def asgiref():
+    return WsgiToAsgi(wsgi_app())
+
+
+def bare():
+    return serve_bare
+
+
+async def serve_bare(scope, receive, send):
+    if scope["type"] != "http":
+        raise ValueError(scope["type"])
+    chunks = [HELLO] if scope["path"] == "/hello" else [CHUNK] * CHUNKS
+    headers = [
+        (b"content-type", b"text/html; charset=UTF-8"),
+        (b"content-length", str(len(chunks) * len(chunks[0])).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for left, chunk in zip(reversed(range(len(chunks))), chunks, strict=True):
+        await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})

@@ -1,0 +1,89 @@
+"""What happens on servers without ``quirks.py``, where it ends the server; the rest of it."""
+
+from functools import partial
+
+import pytest
+
+from pyramid_asgi_consumers import quirks
+from tests import clients
+from tests.servers import running, wait_until
+
+GRANIAN = {"extensions": {"websocket.http.response": {}, "http.response.pathsend": {}}}
+WSGI_CRASH = "/crash-late?message=late"
+CONSUMER_CRASH = "/consumer/crash-late?late"
+
+
+@pytest.mark.parametrize("path", [WSGI_CRASH, CONSUMER_CRASH], ids=["view", "consumer"])
+def test_daphne_goes_on_after_a_late_crash(path, tmp_path):
+    with running("daphne", tmp_path) as server:
+        assert not clients.get(server, path).whole
+        # The server itself answers this, when it looks after its applications.
+        answer = clients.get(server, "/bare/crash")
+        assert (answer.status, answer.whole) == (500, True)
+
+
+def test_daphne_by_itself_stops_looking_after_its_applications(tmp_path):
+    options = ["--verbosity", "2"]
+    with running("daphne", tmp_path, options=options) as server, clients.raw(server) as connection:
+        connection.sendall(b"GET /bare/crash-late HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        clients.read_until(connection, clients.FILLER[-16:])
+        # The exception ends the timed call that would have set the next one.
+        error = "ValueError: HTTP response has already been started"
+        wait_until(lambda: error in server.logged(), "what ends it", server)
+        assert "in application_checker" in server.logged()
+
+
+def test_granian_by_itself_dies_of_a_denial_that_repeats_a_header(tmp_path):
+    with running("granian", tmp_path) as server:
+        assert clients.handshake_status(server, "/bare/403?vary=a&vary=b") is None
+        wait_until(lambda: "Unexpected exit from worker-1" in server.logged(), "its end", server)
+
+
+async def test_granian_gets_no_close_after_a_disconnect():
+    """What it does with one, one time in ten when it stops under load: a worker's panic."""
+    came = iter(["websocket.receive", "websocket.disconnect"])
+    sent = []
+
+    async def receive():
+        return {"type": next(came)}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    own_receive, own_send = quirks.websocket(GRANIAN, receive, send)
+    close = {"type": "websocket.close"}
+    for number, kind in enumerate(["websocket.receive", "websocket.disconnect"]):
+        assert await own_receive() == {"type": kind}
+        await own_send(close)
+        await own_send({"type": "websocket.send"})
+        assert sent == ["websocket.close", *["websocket.send"] * (number + 1)]
+
+
+def test_repeated_headers_are_merged_for_granian_alone():
+    headers = [(b"Vary", b"a"), (b"vary", b"b"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    merged = [(b"vary", b"a, b"), (b"set-cookie", b"a=1")]
+    assert quirks.denial_headers(GRANIAN, headers) == merged
+    other = {"extensions": {"websocket.http.response": {}}}
+    assert quirks.denial_headers(other, headers) == headers
+
+
+def test_a_partial_is_not_daphne():
+    async def send(one, message):
+        """Never called."""
+
+    other = partial(send, object())
+    assert quirks.paced(other) is other
+    assert quirks.websocket({}, None, other) == (None, other)
+    assert not quirks.break_off(other)
+
+
+def test_no_version_of_the_specification_is_not_daphne():
+    scope = {"asgi": {"version": "3.0"}, "root_path": "/app"}
+    assert quirks.root_path(scope) == "/app"
+    assert not quirks.sends_no_lifespan(scope)
+
+
+async def test_daphne_refuses_a_line_break_in_a_header_of_accept():
+    message = {"type": "websocket.accept", "headers": [(b"x-kind", b"a\r\nx-other: b")]}
+    with pytest.raises(ValueError, match="The header b'x-kind' has a line break"):
+        await quirks._daphne_websocket_send(None, None, message)

@@ -1,0 +1,203 @@
+import asyncio
+import contextvars
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pyramid_asgi_consumers.threads import ThreadPool, call_soon
+from tests.wsgi import wait_until
+
+
+def threads_of(pool):
+    return [thread for thread in threading.enumerate() if thread.name.startswith(pool.name)]
+
+
+@pytest.fixture
+async def pool(request):
+    pool = ThreadPool(2, f"pool-of-{request.node.name}")
+    yield pool
+    assert await pool.drain(20)
+    await wait_until(lambda: not threads_of(pool))
+
+
+def test_a_pool_has_a_thread_at_least():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        ThreadPool(0)
+
+
+async def test_threads_start_at_first_use_and_are_daemons(pool):
+    assert threads_of(pool) == []
+    assert (await pool.run(threading.current_thread)).daemon
+    assert threads_of(pool)
+
+
+async def test_jobs_run_side_by_side_in_no_more_threads_than_allowed(pool):
+    barrier = threading.Barrier(2)
+    running = [pool.run(barrier.wait, 20) for _ in range(10)]
+    assert sorted(await asyncio.gather(*running)) == [0] * 5 + [1] * 5
+    assert len(threads_of(pool)) == 2
+
+
+async def test_jobs_start_in_the_order_in_which_they_came():
+    pool = ThreadPool(1)
+    order = []
+    await asyncio.gather(*(pool.run(order.append, number) for number in range(50)))
+    assert order == list(range(50))
+
+
+async def test_the_thread_that_fell_idle_last_is_woken_first(pool):
+    events = [threading.Event(), threading.Event()]
+    idents = []
+    started = threading.Barrier(3)
+
+    def job(number):
+        idents.append((number, threading.get_ident()))
+        started.wait(20)
+        events[number].wait(20)
+
+    running = [asyncio.create_task(pool.run(job, number)) for number in range(2)]
+    await asyncio.to_thread(started.wait, 20)
+    for number in range(2):
+        events[number].set()
+        await running[number]
+        await wait_until(lambda number=number: len(pool._crew.idle) == number + 1)
+    assert await pool.run(threading.get_ident) == dict(idents)[1]
+
+
+async def test_a_job_runs_with_the_contextvars_of_its_caller(pool):
+    variable = contextvars.ContextVar("variable")
+    variable.set("the caller's")
+    assert await pool.run(variable.get) == "the caller's"
+
+
+async def test_a_thread_survives_what_its_job_raises(caplog):
+    pool = ThreadPool(1)
+
+    def fails():
+        raise SystemExit(3)
+
+    pool.submit(fails)
+    assert await pool.run(lambda: "next") == "next"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_run_raises_what_the_function_raised(pool):
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("error", [StopIteration, SystemExit])
+async def test_what_an_event_loop_cannot_raise_becomes_the_cause_of_an_error(pool, error):
+    def fails():
+        raise error
+
+    with pytest.raises(RuntimeError, match=error.__name__) as raised:
+        await pool.run(fails)
+    assert type(raised.value.__cause__) is error
+
+
+async def test_a_caller_that_was_cancelled_is_not_answered(pool):
+    release = threading.Event()
+    task = asyncio.create_task(pool.run(release.wait, 20))
+    await wait_until(lambda: threads_of(pool))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+
+
+async def test_drain_without_use_has_nothing_to_wait_for():
+    assert await ThreadPool(1).drain(0)
+
+
+async def test_drain_waits_for_jobs_and_ends_the_threads(pool):
+    ended = []
+    release = threading.Event()
+
+    def job(number):
+        release.wait(20)
+        ended.append(number)
+
+    for number in range(5):
+        pool.submit(lambda number=number: job(number))
+    draining = asyncio.create_task(pool.drain(20))
+    await asyncio.sleep(0)
+    release.set()
+    assert await draining
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+    await wait_until(lambda: not threads_of(pool))
+
+
+async def test_drain_leaves_a_job_that_hangs_and_the_pool_works_on(pool):
+    release = threading.Event()
+    pool.submit(lambda: release.wait(20))
+    assert not await pool.drain(0.01)
+    assert await pool.run(lambda: "again") == "again"
+    release.set()
+
+
+async def test_jobs_wait_where_no_thread_can_be_started_until_one_can(pool, caplog):
+    release = threading.Event()
+    side_by_side = threading.Barrier(2)
+    first = asyncio.create_task(pool.run(release.wait, 20))
+    await wait_until(lambda: threads_of(pool) and not pool._crew.waking)
+    before = threading.stack_size(2**46)
+    try:
+        others = [asyncio.create_task(pool.run(side_by_side.wait, 20)) for _ in range(2)]
+        await asyncio.sleep(0)
+    finally:
+        threading.stack_size(before)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    release.set()
+    await asyncio.gather(first, *others)
+
+
+async def test_without_any_thread_the_job_is_refused(pool):
+    before = threading.stack_size(2**46)
+    try:
+        with pytest.raises(RuntimeError, match="thread"):
+            await pool.run(print)
+    finally:
+        threading.stack_size(before)
+    assert await pool.run(lambda: "later") == "later"
+
+
+def test_a_loop_that_has_closed_takes_no_call():
+    loop = asyncio.new_event_loop()
+    loop.close()
+    assert not call_soon(loop, print)
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    # In a process of its own: to fork is to copy whatever threads there are.
+    script = """
+import asyncio, os, threading
+from pyramid_asgi_consumers.threads import ThreadPool
+
+async def use(pool):
+    assert await asyncio.wait_for(pool.run(os.getpid), 10) == os.getpid()
+
+pool = ThreadPool(1)
+asyncio.run(use(pool))
+release = threading.Event()
+pool.submit(release.wait)
+child = os.fork()
+if child:
+    release.set()
+    assert os.waitpid(child, 0)[1] == 0, "the child failed"
+    print("both")
+else:
+    status = 1
+    try:
+        assert asyncio.run(pool.drain(0))
+        asyncio.run(use(pool))
+        assert asyncio.run(pool.drain(10))
+        status = 0
+    finally:
+        os._exit(status)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "both\n", done.stderr
