@@ -534,3 +534,71 @@ async def test_a_burst_leaves_a_quick_subscriber_its_turn(server):
         )
         assert [event.data for event in await take(events, 200)] == list(range(200))
         await publishing
+
+
+# What arrives while it is being found out where a channel stands.
+
+
+async def test_what_arrives_while_the_head_is_read_is_delivered_after_it(server, monkeypatch):
+    answer = module._Hub.answer
+    late = iter(["feed", "replay"])
+
+    async def answer_late(hub, command):
+        reply = await answer(hub, command)
+        if command.script is module.READ:
+            await asyncio.to_thread(hub._backend.publish_many, [("a", encode(next(late)))])
+            (feed,) = hub.feeds.values()
+            await until(lambda: feed.held or any(one.held for one in feed.joining.values()))
+        return reply
+
+    async with connected(server, history=10) as channels:
+        since = await channels.publish("a", "first")
+        monkeypatch.setattr(module._Hub, "answer", answer_late)
+        async with channels.subscribe("a") as events:
+            assert (await take(events, 1))[0].data == "feed"
+            async with channels.subscribe("a", since=since) as replayed:
+                assert [event.data for event in await take(replayed, 2)] == ["feed", "replay"]
+            assert (await take(events, 1))[0].data == "replay"
+
+
+async def test_what_a_replay_was_ahead_of_is_not_repeated(server, monkeypatch):
+    receive = module._Hub._receive
+    delayed = []
+    async with connected(server, history=10) as channels, channels.subscribe("a") as steady:
+        monkeypatch.setattr(module._Hub, "_receive", lambda *message: delayed.append(message))
+        ids = [await channels.publish("a", number) for number in range(3)]
+        async with channels.subscribe("a", since=ids[0]) as events:
+            await until(lambda: len(delayed) == 3)
+            monkeypatch.setattr(module._Hub, "_receive", receive)
+            for message in delayed:
+                receive(*message)
+            await channels.publish("a", 3)
+            await channels.publish("a", 4)
+            assert [event.data for event in await take(events, 4)] == [1, 2, 3, 4]
+            assert [event.data for event in await take(steady, 5)] == [0, 1, 2, 3, 4]
+
+
+async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch):
+    confirm = module._Hub._confirm
+    unsettled = []
+
+    def count(hub, redis_channel):
+        confirm(hub, redis_channel)
+        unsettled.append(hub._unsettled.qsize())
+
+    async with connected(server) as channels, channels.subscribe("other"):
+        monkeypatch.setattr(module._Hub, "_confirm", count)
+        server.pause()
+        given_up = asyncio.ensure_future(channels.subscribe("a").__aenter__())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        subscription = channels.subscribe("a")
+        entering = asyncio.ensure_future(subscription.__aenter__())
+        await asyncio.sleep(0)
+        server.resume()
+        await entering
+        await channels.publish("a", 1)
+        assert (await take(subscription, 1))[0].data == 1
+        await subscription.__aexit__()
+    assert unsettled == [0, 1]
