@@ -94,7 +94,10 @@ class SubscriptionOverflow(ChannelsError):
     """A subscriber with ``overflow="close"`` was slower than what was published.
 
     ``channels`` are the names it subscribed to, ``max_queue`` the events that could wait for it.
+    Uncaught, it closes a websocket with 1013, "try again later".
     """
+
+    close_code = 1013
 
     def __init__(self, channels: tuple[str, ...], max_queue: int) -> None:
         super().__init__(
