@@ -108,9 +108,14 @@ def _positions(
 class RequestChannels:
     """Publish from views, scripts and Celery tasks: ``request.channels``."""
 
-    def __init__(self, channels: Channels, request: Any) -> None:
-        self._backend = channels.backend
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Any) -> None:
         self._request = request
+
+    @property
+    def _backend(self) -> Any:
+        return channels_of(self._request.registry).backend
 
     def publish(self, name: str, data: Any) -> None:
         """Publish ``data`` on the channel ``name`` once the transaction commits.
@@ -152,14 +157,15 @@ class RequestChannels:
         transaction = _transaction(self._request)
         if transaction is None:
             return False
+        backend = self._backend
         try:
-            messages = transaction.data(self._backend)
+            messages = transaction.data(backend)
         except KeyError:
             messages = None
         if messages is None:
             messages = []
-            transaction.set_data(self._backend, messages)
-            transaction.addAfterCommitHook(_after_commit, (transaction, self._backend, messages))
+            transaction.set_data(backend, messages)
+            transaction.addAfterCommitHook(_after_commit, (transaction, backend, messages))
         messages.append(message)
         return True
 

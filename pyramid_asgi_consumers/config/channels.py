@@ -90,13 +90,16 @@ async def _channels_lifespan(registry):
         await channels_of(registry).backend.aclose()
 
 
+class _ChannelsOfRequest:
+    # Pyramid binds what is added as a method; for a property it would make a class for each
+    # request, which costs twice what an empty view does.
+    def __get__(self, request, owner=None):
+        return RequestChannels(request)
+
+
 def includeme(config):
     config.add_directive("set_channels_backend", set_channels_backend)
-    config.add_request_method(
-        lambda request: RequestChannels(channels_of(request.registry), request),
-        "channels",
-        reify=True,
-    )
+    config.add_request_method(_ChannelsOfRequest(), "channels")
 
     def ensure():
         registry = config.registry
