@@ -545,10 +545,9 @@ async def test_what_arrives_while_the_head_is_read_is_delivered_after_it(server,
 
     async def answer_late(hub, command):
         reply = await answer(hub, command)
-        if command.script is module.READ:
-            await asyncio.to_thread(hub._backend.publish_many, [("a", encode(next(late)))])
-            (feed,) = hub.feeds.values()
-            await until(lambda: feed.held or any(one.held for one in feed.joining.values()))
+        await asyncio.to_thread(hub._backend.publish_many, [("a", encode(next(late)))])
+        (feed,) = hub.feeds.values()
+        await until(lambda: feed.held or any(one.held for one in feed.joining.values()))
         return reply
 
     async with connected(server, history=10) as channels:
