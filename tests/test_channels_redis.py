@@ -256,22 +256,28 @@ async def test_a_server_that_hangs_costs_a_publisher_the_timeout(server):
 
 
 async def test_what_waits_behind_a_hanging_server_was_certainly_not_sent(server):
-    async with connected(server, timeout=0.5) as channels:
-        await channels.publish("a", 0)
-        server.pause()
-        first = asyncio.ensure_future(channels.publish("a", 1))
-        await asyncio.sleep(0.3)
-        second = asyncio.ensure_future(channels.publish("a", 2))
-        third = asyncio.ensure_future(channels.publish("a", 3))
-        await asyncio.sleep(0)
-        third.cancel()
-        with pytest.raises(PublishUnknown, match="unknown"):
-            await first
-        with pytest.raises(PublishRefused, match="cannot be reached"):
-            await second
-        server.resume()
-        with pytest.raises(asyncio.CancelledError):
-            await third
+    async with connected(server, timeout=0.5, history=10) as channels:
+        async with channels.subscribe("a") as events:
+            await channels.publish("a", 0)
+            server.pause()
+            first = asyncio.ensure_future(channels.publish("a", 1))
+            await asyncio.sleep(0.3)
+            second = asyncio.ensure_future(channels.publish("a", 2))
+            third = asyncio.ensure_future(channels.publish("a", 3))
+            await asyncio.sleep(0)
+            third.cancel()
+            with pytest.raises(PublishUnknown, match="unknown"):
+                await first
+            server.resume()
+            with pytest.raises(asyncio.CancelledError):
+                await third
+            ends = await asyncio.gather(second, return_exceptions=True)
+            await channels.publish("a", "end")
+            items = []
+            await collect(events, items, "end")
+            numbers = {item.data for item in items if isinstance(item, Event)}
+            assert 3 not in numbers
+            assert (2 in numbers) is isinstance(ends[0], str)
 
 
 def test_a_thread_is_refused_or_left_in_doubt_within_the_timeout(server):

@@ -22,6 +22,7 @@ from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 from pyramid_asgi_consumers.exceptions import PublishRefused
+from pyramid_asgi_consumers.testing import TestApp as ASGITestApp
 from tests.redis_server import free_port
 
 SECONDS = 20
@@ -508,3 +509,32 @@ async def test_the_backend_is_closed_when_the_server_stops():
 
     await app({"type": "lifespan"}, receive, send)
     assert closed == [backend]
+
+
+# Through the whole application.
+
+
+async def room(websocket):
+    async with channels_of(websocket.registry).subscribe("room") as events:
+        await websocket.accept()
+        async for event in events:
+            await websocket.send(event.json)
+
+
+@pytest.mark.parametrize("backend", ["memory", "redis"])
+def test_a_view_reaches_a_websocket(backend, request):
+    url = "memory://" if backend == "memory" else request.getfixturevalue("redis_server").url
+
+    def view(request):
+        request.channels.publish("room", {"text": "hello"})
+        return Response()
+
+    config = Configurator(settings={"asgi.channels": url, **EXPLICIT})
+    config.include("pyramid_asgi_consumers")
+    config.include("pyramid_tm")
+    config.add_view(view)
+    config.add_websocket("/room", room)
+    with ASGITestApp(config.make_asgi_app()) as testapp:
+        with testapp.websocket("/room") as websocket:
+            testapp.get("/")
+            assert websocket.receive_json() == {"text": "hello"}
