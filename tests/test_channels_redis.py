@@ -382,7 +382,7 @@ async def test_a_process_that_is_killed_leaves_nothing(server):
     with process:
         assert process.stdout.readline() == b"['killed']\n"
         process.send_signal(signal.SIGKILL)
-    assert server.client.ttl("asgi:present:a") <= 20
+    assert 0 < server.client.ttl("asgi:present:a") <= 20
     async with connected(server) as channels:
         assert await channels.present("a") == ["killed"]
         # The clock moves on for the member alone.
@@ -581,6 +581,22 @@ async def test_what_a_replay_was_ahead_of_is_not_repeated(server, monkeypatch):
             await channels.publish("a", 4)
             assert [event.data for event in await take(events, 4)] == [1, 2, 3, 4]
             assert [event.data for event in await take(steady, 5)] == [0, 1, 2, 3, 4]
+
+
+async def test_what_was_published_before_is_not_for_who_subscribes_then(server, monkeypatch):
+    receive = module._Hub._receive
+    delayed = []
+    async with connected(server) as channels, channels.subscribe("a"):
+        monkeypatch.setattr(module._Hub, "_receive", lambda *message: delayed.append(message))
+        await channels.publish("a", "before")
+        await asyncio.to_thread(channels.backend.publish_many, [("a", encode("before"))])
+        async with channels.subscribe("a") as events:
+            await until(lambda: len(delayed) == 2)
+            monkeypatch.setattr(module._Hub, "_receive", receive)
+            for message in delayed:
+                receive(*message)
+            await channels.publish("a", "after")
+            assert (await take(events, 1))[0].data == "after"
 
 
 async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch):

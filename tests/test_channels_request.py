@@ -361,14 +361,23 @@ async def test_an_async_view_joins_the_transaction():
     config, backend = configured(None, EXPLICIT, "pyramid_tm")
     request = request_of(config)
     published = threading.Event()
+    threads = []
     publish_many = backend.publish_many
-    backend.publish_many = lambda messages: (publish_many(messages), published.set())[0]
+
+    def noted(messages):
+        threads.append(threading.current_thread())
+        results = publish_many(messages)
+        published.set()
+        return results
+
+    backend.publish_many = noted
     with request.tm:
         await request.channels.apublish("a", 1)
         await request.channels.apublish("b", 2)
         assert backend.calls == []
     # The commit was on the loop's thread, which publishing must not block.
     assert await asyncio.to_thread(published.wait, SECONDS)
+    assert threading.current_thread() not in threads
     assert backend.calls == [[("a", "j1"), ("b", "j2")]]
 
 

@@ -195,7 +195,8 @@ class RedisBackend:
             )
             while len(results) < len(messages):
                 try:
-                    results.append(_published_id(connection.read_response()))
+                    reply = connection.read_response()
+                    results.append(self._published(messages[len(results)][0], reply))
                 except (ResponseError, BusyLoadingError) as error:
                     results.append(_refused(error))
         except (RedisError, OSError) as error:
@@ -207,7 +208,18 @@ class RedisBackend:
 
     async def publish(self, channel: str, payload: bytes) -> str:
         arguments = self._publish_arguments(channel, payload)
-        return _published_id(await self._loop().commands.run(PUBLISH, *arguments))
+        return self._published(channel, await self._loop().commands.run(PUBLISH, *arguments))
+
+    def _published(self, channel: str, reply: bytes) -> str:
+        # The answer may be here before the event is: who subscribes in between must not get it.
+        position = _position(reply)
+        redis_channel = self.redis_channel(channel)
+        with self._lock:
+            for loop in self._loops.values():
+                feed = loop.hub.feeds.get(redis_channel) if loop.hub is not None else None
+                if feed is not None and _is_after(position, feed.published):
+                    feed.published = position
+        return make_id(position)
 
     async def attach(self, subscription: Subscription) -> None:
         loop = self._loop()
@@ -394,15 +406,15 @@ class _Joiner:
     # meanwhile; ``reached`` is where the replay ended, which may be ahead of what is live.
     __slots__ = ("after", "held", "reached")
 
-    def __init__(self, after: Position | None) -> None:
+    def __init__(self, after: Position | None, reached: Position | None = None) -> None:
         self.after = after
         self.held: list[Event] = []
-        self.reached: Position | None = None
+        self.reached = reached
 
 
 class _Feed(Feed):
     # Until it is settled, when it is known where the channel stands, what arrives is held.
-    __slots__ = ("held", "joining", "missed", "waiters")
+    __slots__ = ("held", "joining", "missed", "published", "waiters")
 
     def __init__(self, channel: str, missed: bool) -> None:
         super().__init__(channel, None)
@@ -410,6 +422,8 @@ class _Feed(Feed):
         self.joining: dict[Subscription, _Joiner] = {}
         # Whether it was out of touch before it was ever settled.
         self.missed = missed
+        # The newest event that this process published.
+        self.published = NOWHERE
         self.waiters: list[asyncio.Future[None]] = []
 
     def receive(self, position: Position, event: Event) -> None:
@@ -436,13 +450,13 @@ class _Feed(Feed):
         items, reached = catch_up(self.channel, joiner.after, head, rows, again=True)
         for event in joiner.held:
             position = position_of(event.id)
-            if position > reached:
+            if _is_after(position, reached):
                 gap = gap_between(self.channel, reached, position)
                 items += [event] if gap is None else [gap, event]
                 reached = position
         subscription.replay(items)
         joiner.reached = reached
-        if self.last >= reached:
+        if not _is_after(reached, self.last):
             self._joined(subscription)
 
     def put(self, item: Item) -> None:
@@ -453,7 +467,7 @@ class _Feed(Feed):
                     subscription.put(item)
             elif joiner.reached is None:
                 joiner.held.append(item)
-            elif position_of(item.id) > joiner.reached:
+            elif _is_after(position_of(item.id), joiner.reached):
                 subscription.put(item)
                 self._joined(subscription)
 
@@ -527,7 +541,10 @@ class _Hub:
             feed = self.feeds[redis_channel] = _Feed(name, self._outage is not None)
             self._change("SUBSCRIBE", redis_channel)
         if name not in subscription.since:
-            feed.subscribers[subscription] = None
+            if feed.last is not None and feed.published > feed.last:
+                feed.joining[subscription] = _Joiner(None, feed.published)
+            else:
+                feed.subscribers[subscription] = None
         else:
             feed.joining[subscription] = _Joiner(position_of(subscription.since[name]))
             if feed.held is None:
@@ -793,5 +810,6 @@ def _position(entry_id: bytes) -> Position:
     return int(epoch), int(number)
 
 
-def _published_id(reply: bytes) -> str:
-    return make_id(_position(reply))
+def _is_after(position: Position, other: Position) -> bool:
+    # Of two epochs nobody knows, but that is no reason to keep an event back.
+    return position[0] != other[0] or position > other
