@@ -199,6 +199,17 @@ async def test_threads_and_the_loop_publish_in_one_order(kind):
         assert ids == sorted(set(ids))
 
 
+async def test_what_a_thread_published_before_is_not_for_who_subscribes_then(kind):
+    async with made(kind) as channels, channels.subscribe("a") as first:
+        thread = threading.Thread(target=published, args=(channels.backend, ("a", "before")))
+        thread.start()
+        thread.join()
+        async with channels.subscribe("a") as events:
+            await channels.publish("a", "after")
+            assert await data(events, 1) == ["after"]
+        assert await data(first, 2) == ["before", "after"]
+
+
 def test_each_loop_has_subscriptions_of_its_own(kind):
     backend = kind.make()
     channels = Channels(backend)
@@ -747,6 +758,14 @@ async def test_a_channel_that_nobody_uses_is_forgotten(monkeypatch):
         assert await data(events, 1) == [3]
     async with channels.subscribe("unused", since=since) as events:
         assert await take(events, 1) == [Gap("unused", None)]
+
+
+def test_a_loop_that_was_closed_is_forgotten_by_who_publishes_to_it():
+    backend = MemoryBackend()
+    subscription = Channels(backend).subscribe("a", presence="lost")
+    asyncio.run(subscription.__aenter__())
+    published(backend, ("a", 1))
+    assert asyncio.run(Memory().is_empty(backend))
 
 
 async def test_what_a_loop_that_does_not_run_cannot_hold_is_a_gap(monkeypatch):
