@@ -103,12 +103,9 @@ class Endpoint:
             if isinstance(error, HTTPException):
                 denial = rendered(error)
                 code = 4000 + error.status_int
-            elif isinstance(error, InvalidMessage):
+            elif isinstance(error, InvalidMessage | SubscriptionOverflow):
                 log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
-                denial, code = (400,), error.close_code
-            elif isinstance(error, SubscriptionOverflow):
-                log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
-                denial, code = (503,), error.close_code
+                denial, code = (error.status,), error.close_code
             else:
                 log.exception("%s failed", self.consumer)
                 denial, code = (500,), 1011

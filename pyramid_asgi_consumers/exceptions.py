@@ -43,10 +43,12 @@ class WebSocketDisconnect(Exception):
 class InvalidMessage(ValueError):
     """A client sent another message than the consumer asked for.
 
-    Where the consumer does not catch it, the websocket is closed with ``close_code``.
+    Where the consumer does not catch it, the websocket is closed with ``close_code``, or denied
+    with ``status``.
     """
 
     close_code = 1008
+    status = 400
 
 
 class WrongMessageKind(InvalidMessage):
@@ -112,10 +114,11 @@ class SubscriptionOverflow(ChannelsError):
     """A subscriber with ``overflow="close"`` was slower than what was published.
 
     ``channels`` are the names it subscribed to, ``max_queue`` the events that could wait for it.
-    Uncaught, it closes a websocket with 1013, "try again later".
+    Uncaught, it closes a websocket with 1013, "try again later"; before the accept it is a 503.
     """
 
     close_code = 1013
+    status = 503
 
     def __init__(self, channels: tuple[str, ...], max_queue: int) -> None:
         super().__init__(
