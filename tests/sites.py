@@ -1,0 +1,270 @@
+"""Deploys ``tests/deployment`` with the files of ``docs/deploy``: nginx, supervisord, systemd."""
+
+import contextlib
+import getpass
+import grp
+import http.client
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from websockets.sync.client import ClientConnection, connect
+
+from tests.clients import DEADLINE
+from tests.servers import HOST, PROJECT, _free_port
+
+FILES = PROJECT / "docs" / "deploy"
+
+# Debian's, without what needs root.
+SUPERVISORD = """
+[supervisord]
+nodaemon=true
+logfile={directory}/supervisord.log
+pidfile={directory}/supervisord.pid
+childlogdir={directory}
+
+[unix_http_server]
+file={directory}/supervisor.sock
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisorctl]
+serverurl=unix://{directory}/supervisor.sock
+
+[include]
+files={directory}/supervisor-*.conf
+"""
+
+# Where Debian's nginx would write, only root may.
+TEMPORARY_PATHS = "".join(
+    f"{what}_temp_path {{directory}}/{what};\n"
+    for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+
+
+class Site:
+    """``tests/deployment`` behind nginx, at ``https://127.0.0.1:{port}{prefix}``.
+
+    ``plain_port`` is nginx's for http. ``directory`` has the logs, the sockets, and the files that
+    were made of the shipped ones.
+    """
+
+    def __init__(self, server: str, directory: Path, prefix: str) -> None:
+        self.server = server
+        self.directory = directory
+        self.prefix = prefix
+        self.port = _free_port()
+        self.plain_port = _free_port()
+        self.origin = f"https://{HOST}:{self.port}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._certify()
+        self.tls = ssl.create_default_context(cafile=str(directory / "myapp.pem"))
+
+    def _certify(self) -> None:
+        subprocess.run(
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=myapp".split()
+            + ["-addext", f"subjectAltName=IP:{HOST}"]
+            + ["-out", self.directory / "myapp.pem", "-keyout", self.directory / "myapp.key"],
+            check=True,
+            capture_output=True,
+        )
+
+    def fill_in(self, name: str, *changes: tuple[str, str]) -> Path:
+        """Write the shipped file ``name`` with ``changes``; return where it is."""
+        text = (FILES / name).read_text()
+        for old, new in changes:
+            assert old in text, f"{name} has no {old!r}"
+            text = text.replace(old, new)
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def start(self, *command: str | Path, environ: Mapping[str, str] | None = None) -> int:
+        """Run ``command`` until the end of the site; return its process id."""
+        log = self.directory / f"{Path(command[0]).name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env={**os.environ, "PYTHONPATH": str(PROJECT), **(environ or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process.pid
+
+    def stop(self) -> None:
+        """End all that was started, last first."""
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(DEADLINE)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def logged(self) -> str:
+        """All logs."""
+        return "\n".join(
+            f"--- {log.name} ---\n{log.read_text(errors='replace')}"
+            for log in sorted(self.directory.glob("*.log"))
+        )
+
+    def supervisorctl(self, *arguments: str) -> str:
+        """Run ``supervisorctl``; return what it says."""
+        done = subprocess.run(
+            ["supervisorctl", "-c", self.directory / "supervisord.conf", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=3 * DEADLINE,
+        )
+        return done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[http.client.HTTPSConnection]:
+        """A connection to nginx."""
+        connection = http.client.HTTPSConnection(
+            HOST, self.port, timeout=DEADLINE, context=self.tls
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def ask(self, path: str, *, method: str = "GET", **options) -> http.client.HTTPResponse:
+        """One request on a connection of its own; the response has its ``content``.
+
+        ``options`` are those of ``http.client.HTTPConnection.request``.
+        """
+        with self.connection() as connection:
+            connection.request(method, self.prefix + path, **options)
+            response = connection.getresponse()
+            response.content = response.read()
+        return response
+
+    def websocket(self, path: str, **options) -> ClientConnection:
+        """A websocket to ``path``; ``options`` are those of ``websockets.sync.client.connect``."""
+        return connect(
+            f"wss://{HOST}:{self.port}{self.prefix}{path}",
+            ssl=self.tls,
+            proxy=None,
+            open_timeout=DEADLINE,
+            close_timeout=DEADLINE,
+            **options,
+        )
+
+    def wait_until(self, condition, what: str, deadline: float = DEADLINE) -> None:
+        """Wait until ``condition()`` is true; after ``deadline`` fail, saying ``what`` is not."""
+        end = time.monotonic() + deadline
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError(f"waited for {what} in vain")
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def site(server: str, directory: Path, prefix: str = "") -> Iterator[Site]:
+    """A site with nothing started; at the end of the block it is stopped and its logs printed."""
+    site = Site(server, directory, prefix)
+    try:
+        yield site
+    finally:
+        try:
+            site.stop()
+        finally:
+            print(site.logged())
+
+
+@contextlib.contextmanager
+def deployed(
+    server: str,
+    directory: Path,
+    *,
+    prefix: str = "",
+    environ: Mapping[str, str] | None = None,
+    nginx: tuple[tuple[str, str], ...] = (),
+    supervisor: tuple[tuple[str, str], ...] = (),
+) -> Iterator[Site]:
+    """The site on ``server``, ``"uvicorn"`` or ``"daphne"``, kept by supervisord behind nginx.
+
+    ``prefix`` is the path under which it is. ``nginx`` and ``supervisor`` are further changes of
+    the shipped files, ``environ`` of the environment.
+    """
+    with site(server, directory, prefix) as it:
+        upstream = start_supervisord(it, server, supervisor, environ)
+        start_nginx(it, upstream, nginx)
+        it.wait_until(lambda: serves(it), "the first answer", 2 * DEADLINE)
+        yield it
+
+
+def serves(site: Site) -> bool:
+    """Whether the site shows its page."""
+    try:
+        return site.ask("/home").status == 200
+    except OSError:
+        return False
+
+
+def application(directory: Path) -> tuple[tuple[str, str], ...]:
+    """What a file about the application is filled in with."""
+    return (
+        ("/srv/myapp/venv/bin", str(Path(sys.executable).parent)),
+        ("=/srv/myapp", f"={PROJECT / 'tests' / 'deployment'}"),
+    )
+
+
+def start_supervisord(site, server, changes, environ) -> str:
+    """Run ``server`` under supervisord; return nginx's name of where it listens."""
+    user, group = getpass.getuser(), grp.getgrgid(os.getgid()).gr_name
+    if server == "uvicorn":
+        upstream = f"unix:{site.directory}/myapp.sock"
+        socket = (
+            ("unix:///run/", f"unix://{site.directory}/"),
+            ("=myapp:www-data", f"={user}:{group}"),
+        )
+    else:
+        upstream = f"{HOST}:{_free_port()}"
+        socket = (("127.0.0.1:8000", upstream),)
+    site.fill_in(
+        f"supervisor-{server}.conf",
+        *socket,
+        *application(site.directory),
+        ("user=myapp", f"user={user}"),
+        ("/var/log/myapp", str(site.directory)),
+        *changes,
+    )
+    conf = site.directory / "supervisord.conf"
+    conf.write_text(SUPERVISORD.format(directory=site.directory))
+    environ = {"ROOT_PATH": site.prefix, **(environ or {})}
+    site.start("supervisord", "-c", conf, environ=environ)
+    return upstream
+
+
+def start_nginx(site, upstream: str, changes) -> None:
+    """Run nginx in front of ``upstream``."""
+    included = site.directory / "conf.d"
+    included.mkdir()
+    (included / "paths.conf").write_text(TEMPORARY_PATHS.format(directory=site.directory))
+    conf = site.fill_in(
+        "nginx.conf",
+        ("www-data", getpass.getuser()),
+        ("/run/nginx.pid", f"{site.directory}/nginx.pid"),
+        ("/var/log/nginx", str(site.directory)),
+        ("/etc/nginx/conf.d", str(included)),
+        ("unix:/run/myapp.sock", upstream),
+        ("listen 80;", f"listen {site.plain_port};"),
+        ("listen 443 ", f"listen {site.port} "),
+        ("/etc/ssl/certs", str(site.directory)),
+        ("/etc/ssl/private", str(site.directory)),
+        ("location / ", f"location {site.prefix}/ "),
+        *changes,
+    )
+    site.start("nginx", "-c", conf, "-e", site.directory / "error.log", "-g", "daemon off;")
