@@ -140,7 +140,7 @@ def running(
 
 
 def _start(name, directory, app, options, environ) -> Server:
-    port = _free_port()
+    port = free_port()
     first, *arguments = COMMANDS[name].format(port=port, app=app).split()
     log = directory / f"{name}-{port}.log"
     with log.open("wb") as output:
@@ -171,7 +171,7 @@ def _answers(server: Server) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     # Below those that the kernel gives to clients: none of them can take it meanwhile.
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):

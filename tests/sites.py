@@ -1,5 +1,6 @@
 """Deploys ``tests/deployment`` with the files of ``docs/deploy``: nginx, supervisord, systemd."""
 
+import configparser
 import contextlib
 import getpass
 import grp
@@ -10,15 +11,22 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from websockets.sync.client import ClientConnection, connect
 
 from tests.clients import DEADLINE
-from tests.servers import HOST, PROJECT, _free_port
+from tests.servers import HOST, PROJECT, free_port
 
 FILES = PROJECT / "docs" / "deploy"
+
+USER = getpass.getuser()
+GROUP = grp.getgrgid(os.getgid()).gr_name
+
+#: Text of a shipped file, and what it becomes.
+Change = tuple[str, str]
 
 # Debian's, without what needs root.
 SUPERVISORD = """
@@ -59,8 +67,8 @@ class Site:
         self.server = server
         self.directory = directory
         self.prefix = prefix
-        self.port = _free_port()
-        self.plain_port = _free_port()
+        self.port = free_port()
+        self.plain_port = free_port()
         self.origin = f"https://{HOST}:{self.port}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self._certify()
@@ -75,7 +83,7 @@ class Site:
             capture_output=True,
         )
 
-    def fill_in(self, name: str, *changes: tuple[str, str]) -> Path:
+    def fill_in(self, name: str, *changes: Change) -> Path:
         """Write the shipped file ``name`` with ``changes``; return where it is."""
         text = (FILES / name).read_text()
         for old, new in changes:
@@ -85,13 +93,18 @@ class Site:
         path.write_text(text)
         return path
 
-    def start(self, *command: str | Path, environ: Mapping[str, str] | None = None) -> int:
-        """Run ``command`` until the end of the site; return its process id."""
+    def start(
+        self,
+        *command: str | Path,
+        directory: Path | str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> int:
+        """Run ``command`` in ``directory`` until the end of the site; return its process id."""
         log = self.directory / f"{Path(command[0]).name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
-                cwd=self.directory,
+                cwd=directory or self.directory,
                 env={**os.environ, "PYTHONPATH": str(PROJECT), **(environ or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -190,8 +203,8 @@ def deployed(
     *,
     prefix: str = "",
     environ: Mapping[str, str] | None = None,
-    nginx: tuple[tuple[str, str], ...] = (),
-    supervisor: tuple[tuple[str, str], ...] = (),
+    nginx: Sequence[Change] = (),
+    supervisor: Sequence[Change] = (),
 ) -> Iterator[Site]:
     """The site on ``server``, ``"uvicorn"`` or ``"daphne"``, kept by supervisord behind nginx.
 
@@ -199,10 +212,59 @@ def deployed(
     the shipped files, ``environ`` of the environment.
     """
     with site(server, directory, prefix) as it:
-        upstream = start_supervisord(it, server, supervisor, environ)
+        upstream = start_supervisord(it, supervisor, environ)
         start_nginx(it, upstream, nginx)
         it.wait_until(lambda: serves(it), "the first answer", 2 * DEADLINE)
         yield it
+
+
+@contextlib.contextmanager
+def activated(directory: Path) -> Iterator[Site]:
+    """The site on Uvicorn as the units of systemd start it, behind nginx.
+
+    Its ``reload()`` does what ``systemctl reload`` would.
+    """
+    with site("uvicorn", directory) as it:
+        service, socket = (read_unit(unit) for unit in fill_in_units(it))
+        listening = socket["Socket"]["ListenStream"]
+        command = service["Service"]["ExecStart"].split()
+        main = it.start(
+            "systemd-socket-activate",
+            f"--listen={listening}",
+            f"--setenv=PYTHONPATH={PROJECT}",
+            *command,
+            directory=service["Service"]["WorkingDirectory"],
+        )
+        reload = service["Service"]["ExecReload"].replace("$MAINPID", str(main)).split()
+        it.reload = partial(subprocess.run, reload, check=True)
+        start_nginx(it, f"unix:{listening}")
+        it.wait_until(lambda: serves(it), "the first answer", 2 * DEADLINE)
+        yield it
+
+
+def fill_in_units(site: Site) -> list[Path]:
+    """Write the service and the socket; return where they are."""
+    return [
+        site.fill_in(
+            "myapp.service",
+            *application(),
+            ("User=myapp", f"User={USER}"),
+        ),
+        site.fill_in(
+            "myapp.socket",
+            ("/run", str(site.directory)),
+            ("User=myapp", f"User={USER}"),
+            ("Group=www-data", f"Group={GROUP}"),
+        ),
+    ]
+
+
+def read_unit(path: Path) -> configparser.RawConfigParser:
+    """The sections of a unit."""
+    unit = configparser.RawConfigParser()
+    unit.optionxform = str
+    unit.read(path)
+    return unit
 
 
 def serves(site: Site) -> bool:
@@ -213,7 +275,7 @@ def serves(site: Site) -> bool:
         return False
 
 
-def application(directory: Path) -> tuple[tuple[str, str], ...]:
+def application() -> Sequence[Change]:
     """What a file about the application is filled in with."""
     return (
         ("/srv/myapp/venv/bin", str(Path(sys.executable).parent)),
@@ -221,41 +283,41 @@ def application(directory: Path) -> tuple[tuple[str, str], ...]:
     )
 
 
-def start_supervisord(site, server, changes, environ) -> str:
-    """Run ``server`` under supervisord; return nginx's name of where it listens."""
-    user, group = getpass.getuser(), grp.getgrgid(os.getgid()).gr_name
-    if server == "uvicorn":
+def start_supervisord(
+    site: Site, changes: Sequence[Change] = (), environ: Mapping[str, str] | None = None
+) -> str:
+    """Run the server under supervisord; return nginx's name of where it listens."""
+    if site.server == "uvicorn":
         upstream = f"unix:{site.directory}/myapp.sock"
         socket = (
             ("unix:///run/", f"unix://{site.directory}/"),
-            ("=myapp:www-data", f"={user}:{group}"),
+            ("=myapp:www-data", f"={USER}:{GROUP}"),
         )
     else:
-        upstream = f"{HOST}:{_free_port()}"
+        upstream = f"{HOST}:{free_port()}"
         socket = (("127.0.0.1:8000", upstream),)
     site.fill_in(
-        f"supervisor-{server}.conf",
+        f"supervisor-{site.server}.conf",
         *socket,
-        *application(site.directory),
-        ("user=myapp", f"user={user}"),
+        *application(),
+        ("user=myapp", f"user={USER}"),
         ("/var/log/myapp", str(site.directory)),
         *changes,
     )
     conf = site.directory / "supervisord.conf"
     conf.write_text(SUPERVISORD.format(directory=site.directory))
-    environ = {"ROOT_PATH": site.prefix, **(environ or {})}
-    site.start("supervisord", "-c", conf, environ=environ)
+    site.start("supervisord", "-c", conf, environ={"ROOT_PATH": site.prefix, **(environ or {})})
     return upstream
 
 
-def start_nginx(site, upstream: str, changes) -> None:
+def start_nginx(site: Site, upstream: str, changes: Sequence[Change] = ()) -> None:
     """Run nginx in front of ``upstream``."""
     included = site.directory / "conf.d"
     included.mkdir()
     (included / "paths.conf").write_text(TEMPORARY_PATHS.format(directory=site.directory))
     conf = site.fill_in(
         "nginx.conf",
-        ("www-data", getpass.getuser()),
+        ("user www-data", f"user {USER}"),
         ("/run/nginx.pid", f"{site.directory}/nginx.pid"),
         ("/var/log/nginx", str(site.directory)),
         ("/etc/nginx/conf.d", str(included)),

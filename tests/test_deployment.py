@@ -2,19 +2,21 @@
 
 import hashlib
 import http.client
+import itertools
 import json
 import os
-import re
 import signal
+import subprocess
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from tests.clients import DEADLINE, MIB, blocks
-from tests.sites import deployed
+from tests.sites import activated, deployed, fill_in_units
+from tests.sites import site as site_of
 
 SERVERS = ("uvicorn", "daphne")
 
@@ -59,7 +61,8 @@ def test_messages_are_echoed(site):
 
 
 def test_a_page_of_another_origin_opens_no_websocket(site):
-    for origin in ("https://evil.example", site.origin + "0"):
+    # The latter is another port.
+    for origin in ("https://evil.example", "https://127.0.0.1"):
         with pytest.raises(InvalidStatus) as refused:
             site.websocket("/ws", origin=origin).__enter__()
         assert refused.value.response.status_code == 403
@@ -120,7 +123,7 @@ def test_the_chunks_of_a_download_arrive_as_they_are_made(site):
 
 
 def processes(site):
-    """The ids of the processes that answer now, of which there are two."""
+    """The ids of two processes, or more, that answer."""
     found: set[int] = set()
     with ThreadPoolExecutor(8) as pool:
 
@@ -134,76 +137,174 @@ def processes(site):
     return found
 
 
-def test_a_killed_process_is_replaced(site):
+def test_a_killed_process_is_replaced_and_no_page_lost(site):
     before = processes(site)
-    killed, other = before
+    killed = min(before)
     os.kill(killed, signal.SIGKILL)
-    # The pool of clients keeps asking: none of them may see it.
-    site.wait_until(lambda: len(processes(site) - {killed}) == 2, "a new process", 5)
-    assert other in processes(site)
+    assert site.ask("/process").status == 200
+    site.wait_until(lambda: processes(site) - before, "a new process")
+    assert killed not in processes(site)
 
 
 class Load:
     """Clients that keep asking ``site`` from the beginning of the block to its end.
 
-    ``got`` counts the statuses of the pages, ``posted`` those of the forms.
+    ``got`` counts the statuses of pages, ``posted`` those of forms; ``done`` are the forms that
+    were processed.
     """
 
     def __init__(self, site, clients=8):
         self.site = site
-        self.file = site.directory / "added"
-        self.file.write_text("")
+        self.clients = clients
         self.got = Counter()
         self.posted = Counter()
-        self._numbers = iter(range(10**9))
+        self._file = site.directory / "done"
+        self._file.write_text("")
+        self._numbers = itertools.count()
         self._enough = threading.Event()
         self._pool = ThreadPoolExecutor(2 * clients)
-        self._clients = clients
+
+    @property
+    def done(self):
+        return self._file.read_text().split()
 
     def __enter__(self):
-        work = [self._get] * self._clients + [self._post] * self._clients
-        self._running = [self._pool.submit(each) for each in work]
+        work = [self._get, self._post] * self.clients
+        self._running = [self._pool.submit(client) for client in work]
         self.site.wait_until(lambda: self.got[200] > 100 < self.posted[200], "load")
         return self
 
     def __exit__(self, *failure):
         self._enough.set()
         self._pool.shutdown()
-        for each in self._running:
-            each.result()
+        for client in self._running:
+            client.result()
+        print(f"pages: {self.got}, forms: {self.posted}")
 
     def _get(self):
         with self.site.connection() as connection:
             while not self._enough.is_set():
-                connection.request("GET", self.site.prefix + "/home")
-                response = connection.getresponse()
-                response.read()
-                self.got[response.status] += 1
+                connection.request("GET", "/home")
+                with connection.getresponse() as response:
+                    self.got[response.status] += len(response.read()) > 0
 
     def _post(self):
         with self.site.connection() as connection:
             while not self._enough.is_set():
-                path = f"{self.site.prefix}/add?n={next(self._numbers)}&to={self.file}"
-                connection.request("POST", path)
-                response = connection.getresponse()
-                response.read()
-                self.posted[response.status] += 1
+                connection.request("POST", f"/add?n={next(self._numbers)}&to={self._file}")
+                with connection.getresponse() as response:
+                    self.posted[response.status] += len(response.read()) > 0
 
 
-def restart(site):
-    """Restart one process after the other, as docs/deployment.rst says."""
-    for number in range(2):
-        said = site.supervisorctl("restart", f"myapp:myapp_{number}")
-        assert said == f"myapp:myapp_{number}: stopped\nmyapp:myapp_{number}: started\n"
+def check_answers(load, restarts):
+    """Hold what ``load`` got while processes were restarted ``restarts`` times."""
+    assert set(load.got) == {200}
+    # Of the forms, those that a process had taken when it was told to stop: one of each client.
+    assert set(load.posted) <= {200, 502}
+    assert load.posted[502] <= restarts * load.clients
+    done = load.done
+    assert len(done) == len(set(done)), "a form was processed twice"
+    if load.site.server == "uvicorn":
+        # What it has begun it finishes.
+        assert len(done) == load.posted[200]
 
 
-def test_a_restart_under_load_loses_no_answer(site):
+def restart(site, number):
+    said = site.supervisorctl("restart", f"myapp:myapp_{number}")
+    assert said == f"myapp:myapp_{number}: stopped\nmyapp:myapp_{number}: started\n"
+
+
+def test_restarts_under_load_lose_no_page(site):
     before = processes(site)
     with Load(site) as load:
-        restart(site)
+        restart(site, 0)
+        restart(site, 1)
         site.wait_until(lambda: not before & processes(site), "two new processes")
-    print(load.got, load.posted)
-    assert set(load.got) == {200}
-    lines = load.file.read_text().splitlines()
-    assert len(lines) == len(set(lines)), "a form was processed twice"
-    assert set(load.posted) == {200}
+    check_answers(load, 2)
+
+
+def test_a_restart_and_a_download_under_way(site):
+    until = site.directory / "until-restarted"
+    with site.connection() as connection, ThreadPoolExecutor(1) as pool:
+        connection.request("GET", f"/stream?until={until}")
+        response = connection.getresponse()
+        assert response.readline() == b"first\n"
+        lines = site.supervisorctl("status").splitlines()
+        (number,) = (
+            number
+            for number, line in enumerate(lines)
+            if f"pid {response.headers['X-Process']}," in line
+        )
+        restarting = pool.submit(restart, site, number)
+        if site.server == "uvicorn":
+            site.wait_until(lambda: "STOPPING" in site.supervisorctl("status"), "the stop")
+            until.touch()
+            assert response.read() == b"second\n"
+        else:
+            # Daphne waits for nothing.
+            with pytest.raises(http.client.IncompleteRead):
+                response.read()
+            until.touch()
+        restarting.result()
+
+
+# Under a prefix, and with the times of nginx and of the servers' pings divided by ten.
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def quick(request, tmp_path_factory):
+    pings = {
+        "uvicorn": [("interval 20", "interval 2"), ("ping-timeout 20", "ping-timeout 2")],
+        "daphne": [("interval 20", "interval 2"), ("ping-timeout 30", "ping-timeout 3")],
+    }
+    with deployed(
+        request.param,
+        tmp_path_factory.mktemp(f"{request.param}-quick"),
+        prefix="/my/app",
+        nginx=[("read_timeout 60s", "read_timeout 6s"), ("send_timeout 60s", "send_timeout 6s")],
+        supervisor=pings[request.param],
+    ) as site:
+        yield site
+
+
+def test_the_whole_application_under_a_prefix(quick):
+    answer = json.loads(quick.ask("/environ").content)
+    assert (answer["SCRIPT_NAME"], answer["PATH_INFO"]) == ("/my/app", "/environ")
+    assert answer["url"] == f"{quick.origin}/my/app/environ"
+    headers = login(quick, "alice")
+    with quick.websocket("/ws/who", origin=quick.origin, additional_headers=headers) as websocket:
+        assert json.loads(websocket.recv(DEADLINE))["userid"] == "alice"
+
+
+def test_pings_keep_an_idle_websocket_that_nginx_would_close(quick):
+    with quick.websocket("/ws") as websocket, quick.connection() as connection:
+        assert echoes(websocket)
+        connection.request("GET", "/my/app/stream?until=/never")
+        with connection.getresponse() as response:
+            assert response.readline() == b"first\n"
+            # As idle as the websocket, and with no pings.
+            with pytest.raises(http.client.IncompleteRead):
+                response.read()
+        assert "upstream timed out" in (quick.directory / "error.log").read_text()
+        assert echoes(websocket)
+
+
+# systemd.
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
+    with site_of("uvicorn", tmp_path) as site:
+        units = fill_in_units(site)
+        done = subprocess.run(
+            ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=DEADLINE
+        )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_a_reload_of_the_service_under_load_loses_no_page(tmp_path):
+    with activated(tmp_path) as site:
+        before = processes(site)
+        with Load(site) as load:
+            site.reload()
+            site.wait_until(lambda: not before & processes(site), "two new processes")
+        check_answers(load, 2)

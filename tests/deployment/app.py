@@ -83,6 +83,7 @@ def stream(request):
 
     response = Response(app_iter=body(), content_type="text/plain")
     response.headers["X-Accel-Buffering"] = "no"
+    response.headers["X-Process"] = str(os.getpid())
     return response
 
 
