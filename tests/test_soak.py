@@ -117,8 +117,10 @@ class Load:
     async def _client(self):
         kept = None
         for kind, steps, moment in self._work:
-            connection, kept = kept if kind == "request" else None, None
-            reader, writer = connection or await asyncio.open_connection(HOST, self.server.port)
+            if kind == "request" and kept is not None:
+                (reader, writer), kept = kept, None
+            else:
+                reader, writer = await asyncio.open_connection(HOST, self.server.port)
             if moment is None:
                 for step in steps:
                     writer.write(step.sent)
