@@ -2,16 +2,27 @@
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
-from pyramid_asgi_consumers.config.consumers import asgi_consumer_config
-from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.config.consumers import asgi_consumer_config, websocket_config
+from pyramid_asgi_consumers.exceptions import (
+    InvalidJSON,
+    InvalidMessage,
+    WebSocketDisconnect,
+    WrongMessageKind,
+)
 from pyramid_asgi_consumers.handshake import run_in_request
+from pyramid_asgi_consumers.websocket import WebSocket
 
 __all__ = [
     "ASGIApplication",
+    "InvalidJSON",
+    "InvalidMessage",
     "WSGIBridge",
+    "WebSocket",
     "WebSocketDisconnect",
+    "WrongMessageKind",
     "asgi_consumer_config",
     "run_in_request",
+    "websocket_config",
 ]
 
 

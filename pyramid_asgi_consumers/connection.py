@@ -7,13 +7,12 @@ from types import TracebackType
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
-from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
-from pyramid_asgi_consumers.denial import deny
-from pyramid_asgi_consumers.exceptions import BadRequest, WebSocketDisconnect
+from pyramid_asgi_consumers.denial import deny, parts, rendered
+from pyramid_asgi_consumers.exceptions import BadRequest, InvalidMessage, WebSocketDisconnect
 from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
@@ -95,18 +94,22 @@ class Endpoint:
         code = 1000
         try:
             await self.consumer.app(scope, receive, tracked)
-        except WebSocketDisconnect as error:
-            log.debug("The client left %s: %r", self.consumer, error)
-            return
-        except HTTPException as error:
-            denial = _rendered(error)
-            code = 4000 + error.status_int
-        except Exception as error:
-            if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
+        except Exception as raised:
+            error = _alone(raised)
+            if isinstance(error, WebSocketDisconnect) or (
+                isinstance(error, OSError) and _was_raised_by(send, error.__traceback__)
+            ):
                 log.debug("The client of %s had left: %r", self.consumer, error)
                 return
-            log.exception("%s failed", self.consumer)
-            denial, code = (500,), 1011
+            if isinstance(error, HTTPException):
+                denial = rendered(error)
+                code = 4000 + error.status_int
+            elif isinstance(error, InvalidMessage):
+                log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
+                denial, code = (400,), error.close_code
+            else:
+                log.exception("%s failed", self.consumer)
+                denial, code = (500,), 1011
         if state == "connecting":
             await deny(scope, send, *denial)
         elif state == "open":
@@ -150,7 +153,7 @@ class Endpoint:
             if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
                 log.debug("The client of %s had left: %r", self.consumer, error)
             elif isinstance(error, HTTPException) and not started:
-                await _answer(scope, send, *_rendered(error))
+                await _answer(scope, send, *rendered(error))
             elif ended:
                 log.exception("%s failed after its response", self.consumer)
             else:
@@ -168,7 +171,7 @@ class Endpoint:
             log.exception("The handshake of %s failed", self.consumer)
             return (500,)
         if isinstance(admitted, Response):
-            return _parts(admitted)
+            return parts(admitted)
         scope["pyramid.request"] = admitted.request
         scope["pyramid.context"] = admitted.context
         scope["pyramid.userid"] = admitted.userid
@@ -180,6 +183,16 @@ class Endpoint:
         if full:
             log.warning("503 for %s: max_connections are open", self.consumer)
         return full
+
+
+def _alone(error: Exception) -> Exception:
+    # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
+    # client that has left, each may raise that.
+    while hasattr(error, "derive") and (
+        len(error.exceptions) == 1 or error.split(WebSocketDisconnect)[1] is None
+    ):
+        error = error.exceptions[0]
+    return error
 
 
 def _was_raised_by(send: Any, traceback: TracebackType | None) -> bool:
@@ -211,15 +224,3 @@ async def _answer(
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _rendered(error: HTTPException) -> tuple[int, Headers, bytes]:
-    return _parts(Request.blank("/").get_response(error))
-
-
-def _parts(response: Response) -> tuple[int, Headers, bytes]:
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in response.headerlist
-    ]
-    return response.status_int, headers, response.body

@@ -3,6 +3,9 @@
 import contextlib
 from typing import Any
 
+from pyramid.request import Request
+from pyramid.response import Response
+
 from pyramid_asgi_consumers import quirks
 
 
@@ -38,3 +41,17 @@ async def _deny(scope, send, status, headers, body):
     headers = quirks.denial_headers(scope, headers)
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
+def rendered(response: Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, headers and body of ``response``; an HTTP exception makes its page."""
+    return parts(Request.blank("/").get_response(response))
+
+
+def parts(response: Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, headers and body of ``response``, for ASGI."""
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headerlist
+    ]
+    return response.status_int, headers, response.body

@@ -7,9 +7,12 @@ __all__ = [
     "BodyTooLarge",
     "ClientDisconnected",
     "ConfigurationError",
+    "InvalidJSON",
+    "InvalidMessage",
     "LifespanError",
     "WSGIError",
     "WebSocketDisconnect",
+    "WrongMessageKind",
 ]
 
 
@@ -28,6 +31,27 @@ class WebSocketDisconnect(Exception):
         super().__init__(code, reason or "")
         self.code = code
         self.reason = reason or ""
+
+
+class InvalidMessage(ValueError):
+    """A client sent another message than the consumer asked for.
+
+    Where the consumer does not catch it, the websocket is closed with ``close_code``.
+    """
+
+    close_code = 1008
+
+
+class WrongMessageKind(InvalidMessage):
+    """A client sent text where the consumer asked for binary, or the other way round."""
+
+    close_code = 1003
+
+
+class InvalidJSON(InvalidMessage):
+    """A client sent a message that the consumer asked for as JSON, and that does not parse."""
+
+    close_code = 1007
 
 
 class BodyTooLarge(Exception):

@@ -4,6 +4,7 @@ Environment variables: ``DOWNLOAD`` is the file that ``/download/file`` sends, `
 setting ``asgi.root_path``.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from starlette.endpoints import WebSocketEndpoint
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
+from pyramid_asgi_consumers.watcher import INTERVAL
 from tests.clients import DEADLINE, FILLER, FLOOD, blocks
 
 django_settings.configure()
@@ -229,6 +231,59 @@ async def http_crash_late(scope, receive, send):
     raise RuntimeError(scope["query_string"].decode())
 
 
+# Functions of a WebSocket.
+
+
+async def function_echo(websocket):
+    await websocket.accept()
+    async for message in websocket:
+        await websocket.send(message)
+    happened["function left"] += 1
+
+
+async def function_busy(websocket):
+    await websocket.accept()
+    await websocket.send("busy")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        happened[websocket.path_params["name"]] += 1
+
+
+async def function_late(websocket):
+    await websocket.accept()
+    await asyncio.sleep(2 * INTERVAL)
+    async for message in websocket:
+        await websocket.send(message)
+
+
+async def function_json(websocket):
+    await websocket.accept()
+    await websocket.send_json({"got": await websocket.receive_json()})
+    await websocket.receive_bytes()
+
+
+async def function_sender(websocket):
+    await websocket.accept()
+    try:
+        while True:
+            await websocket.send("x" * 1000)
+            # Servers notice that a client has left when they read.
+            await asyncio.sleep(0)
+    finally:
+        # Some servers' send raises, others drop what is sent: there it is the watcher.
+        happened["sender left"] += 1
+
+
+async def function_close(websocket):
+    await websocket.accept()
+    await websocket.close(4321, "enough")
+
+
+async def function_returns(websocket):
+    return None
+
+
 # Third parties.
 
 
@@ -331,6 +386,13 @@ def make_app():
         config.add_asgi_consumer(
             "/ws/friends", "websocket", echo, origins=["https://friend.example"]
         )
+        config.add_websocket("/function/echo", function_echo)
+        config.add_websocket("/function/busy/{name}", function_busy)
+        config.add_websocket("/function/late", function_late)
+        config.add_websocket("/function/json", function_json)
+        config.add_websocket("/function/sender", function_sender)
+        config.add_websocket("/function/close", function_close)
+        config.add_websocket("/function/returns", function_returns)
         config.add_asgi_consumer("/consumer/crash", "http", http_crash)
         config.add_asgi_consumer("/consumer/crash-late", "http", http_crash_late)
         config.add_asgi_consumer("/consumer/{name}", "http", http_consumer)

@@ -1,12 +1,14 @@
 """How a connection to a consumer ends."""
 
+import builtins
 from functools import partial
+from importlib import import_module
 
 import pytest
 from pyramid.httpexceptions import HTTPConflict
 
 from pyramid_asgi_consumers.connection import Endpoint, Limit
-from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from tests.asgi import body_of, http_scope, run, websocket_scope
@@ -88,6 +90,40 @@ async def test_a_disconnect_that_is_not_caught_ends_a_websocket_quietly(caplog):
 
     assert await run_endpoint(app) == []
     assert caplog.messages == []
+
+
+# Python 3.10 has none of its own, but pytest needs the backport there.
+ExceptionGroup = (
+    getattr(builtins, "ExceptionGroup", None) or import_module("exceptiongroup").ExceptionGroup
+)
+
+
+def group(*exceptions):
+    """What a task group raises."""
+    return ExceptionGroup("unhandled errors", exceptions)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (group(WebSocketDisconnect()), None),
+        (group(WebSocketDisconnect(), WebSocketDisconnect()), None),
+        (group(group(HTTPConflict())), 4409),
+        (group(InvalidJSON("not JSON")), 1007),
+        (group(KeyError()), 1011),
+        (group(WebSocketDisconnect(), KeyError()), 1011),
+    ],
+)
+async def test_what_a_task_group_wraps_counts(error, code, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        raise error
+
+    assert [event.get("code") for event in await run_endpoint(app)] == [None, code][
+        : 1 + bool(code)
+    ]
+    assert ("failed" in caplog.text) is (code == 1011)
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError])

@@ -1,6 +1,7 @@
-"""``config.add_asgi_consumer`` and its decorator."""
+"""``config.add_asgi_consumer``, ``config.add_websocket`` and their decorators."""
 
 import builtins
+import functools
 import inspect
 import re
 
@@ -12,6 +13,7 @@ from pyramid_asgi_consumers.config.handshakes import GUARD_ORDER, NOT_PREDICATES
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.websocket import WebSocketFunction
 
 PROTOCOLS = ("websocket", "http")
 
@@ -57,6 +59,7 @@ def add_asgi_consumer(
     app = config.maybe_dotted(callable)
     if not builtins.callable(app):
         raise wrong("callable", "an ASGI application or its dotted name", callable)
+    shown = app.func if isinstance(app, WebSocketFunction) else app
     if isinstance(origins, str):
         origins = origins.split()
     try:
@@ -80,7 +83,7 @@ def add_asgi_consumer(
             pattern,
             protocol,
             single_callable(app),
-            config.object_description(app),
+            config.object_description(shown),
             tuple(origins or ()),
             max_connections,
         )
@@ -94,7 +97,7 @@ def add_asgi_consumer(
     introspectable.update(
         path=pattern,
         protocol=protocol,
-        callable=app,
+        callable=shown,
         name=name,
         permission=permission,
         factory=factory,
@@ -106,6 +109,48 @@ def add_asgi_consumer(
     config.action(discriminator, introspectables=(introspectable,))
     # The default permission and the names of the predicates are known then.
     config.action(None, guard.register, order=GUARD_ORDER)
+
+
+def add_websocket(config, path, func, **arguments):
+    """Declare ``async def func(websocket)`` for a path.
+
+    ``func`` is an async function, another callable that returns an awaitable, or a dotted name of
+    one; it is called with a :class:`.WebSocket`. ``path`` and ``arguments`` are those of
+    :func:`add_asgi_consumer`.
+
+    When ``func`` returns, the websocket is closed. When the client leaves while ``func`` does not
+    receive, ``func`` is cancelled.
+
+    Raises ConfigurationError that names the argument and its value.
+    """
+    resolved = config.maybe_dotted(func)
+    problem = None
+    if not callable(resolved):
+        problem = "an async function of one argument, or its dotted name"
+    elif _is_plain_function(resolved):
+        problem = "async (async def func(websocket))"
+    elif not _takes_one_argument(resolved):
+        problem = "a function of one argument, the websocket"
+    if problem is not None:
+        raise ConfigurationError(f"add_websocket: func must be {problem}, not {func!r}")
+    app = WebSocketFunction(resolved, config.object_description(resolved))
+    config.add_asgi_consumer(path, "websocket", app, **arguments)
+
+
+def _is_plain_function(func):
+    while isinstance(func, functools.partial):
+        func = func.func
+    if not inspect.isroutine(func):
+        return False
+    return not inspect.iscoroutinefunction(inspect.unwrap(func))
+
+
+def _takes_one_argument(func):
+    try:
+        inspect.signature(func).bind(None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def prefixed(config, path):
@@ -142,13 +187,30 @@ class asgi_consumer_config:
     def __call__(self, wrapped):
         def callback(context, name, ob):
             config = context.config.with_package(info.module)
-            config.add_asgi_consumer(self.path, self.protocol, ob, **self.settings, _info=codeinfo)
+            self.declare(config, ob, **self.settings, _info=codeinfo)
 
         info = venusian.attach(wrapped, callback, category=self.category, depth=self.depth + 1)
         codeinfo = info.codeinfo
         return wrapped
 
+    def declare(self, config, ob, **arguments):
+        config.add_asgi_consumer(self.path, self.protocol, ob, **arguments)
+
+
+class websocket_config(asgi_consumer_config):
+    """Declare the decorated ``async def func(websocket)`` with :func:`add_websocket`.
+
+    Takes the same arguments but ``func``; found by ``config.scan()``.
+    """
+
+    def __init__(self, path, _depth=0, _category="pyramid", **settings):
+        super().__init__(path, "websocket", _depth, _category, **settings)
+
+    def declare(self, config, ob, **arguments):
+        config.add_websocket(self.path, ob, **arguments)
+
 
 def includeme(config):
     config.registry.registerUtility(ConsumerMapper(), IConsumerMapper)
     config.add_directive("add_asgi_consumer", add_asgi_consumer)
+    config.add_directive("add_websocket", add_websocket)
