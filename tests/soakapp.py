@@ -50,7 +50,7 @@ async def held(scope, receive, send):
 
 def main():
     # Small pools, all of whose threads are there after the warming up.
-    settings = {"asgi.threads": 4}
+    settings = {"asgi.threads": 4, "asgi.handshake_threads": 2}
     with Configurator(settings=settings) as config:
         config.include("pyramid_asgi_consumers")
         for view in (page, upload, download):
