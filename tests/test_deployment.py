@@ -5,6 +5,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -15,7 +16,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.clients import DEADLINE, MIB, blocks
-from tests.sites import activated, deployed, fill_in_units
+from tests.servers import PROJECT
+from tests.sites import FILES, activated, deployed, fill_in_units
 from tests.sites import site as site_of
 
 SERVERS = ("uvicorn", "daphne")
@@ -27,6 +29,15 @@ pytestmark = pytest.mark.deployment
 def site(request, tmp_path_factory):
     with deployed(request.param, tmp_path_factory.mktemp(request.param)) as site:
         yield site
+
+
+@pytest.mark.parametrize("path", sorted(FILES.iterdir()), ids=lambda path: path.name)
+def test_the_page_explains_each_line(path):
+    page = (PROJECT / "docs" / "deployment.rst").read_text()
+    explained = "\n".join(re.findall(r"``([^`]+)``", page))
+    names = re.findall(r"^\s*(\w+)(?:[ =].*)?[={;]?$| (--?[a-z][\w-]*)", path.read_text(), re.M)
+    for name in filter(None, itertools.chain(*names)):
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", explained), f"{path.name}: {name}"
 
 
 def echoes(websocket):

@@ -38,7 +38,7 @@ def frame(opcode, payload):
 
 @dataclass
 class Step:
-    """What a client sends, and the end of what then comes; ``length`` is how much that is, at least."""
+    """What a client sends, and the end of what then comes, which is ``length`` bytes or more."""
 
     sent: bytes
     end: bytes
