@@ -10,7 +10,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from websockets.sync.client import ClientConnection, connect
 
 from tests.clients import DEADLINE
-from tests.servers import HOST, PROJECT, free_port
+from tests.servers import HOST, PROJECT, free_port, wait_until
 
 FILES = PROJECT / "docs" / "deploy"
 
@@ -59,12 +58,12 @@ TEMPORARY_PATHS = "".join(
 class Site:
     """``tests/deployment`` behind nginx, at ``https://127.0.0.1:{port}{prefix}``.
 
-    ``plain_port`` is nginx's for http. ``directory`` has the logs, the sockets, and the files that
-    were made of the shipped ones.
+    ``name`` is the server's, and ``plain_port`` nginx's for http. ``directory`` has the logs, the
+    sockets, and the files that were made of the shipped ones.
     """
 
     def __init__(self, server: str, directory: Path, prefix: str) -> None:
-        self.server = server
+        self.name = server
         self.directory = directory
         self.prefix = prefix
         self.port = free_port()
@@ -174,14 +173,6 @@ class Site:
             **options,
         )
 
-    def wait_until(self, condition, what: str, deadline: float = DEADLINE) -> None:
-        """Wait until ``condition()`` is true; after ``deadline`` fail, saying ``what`` is not."""
-        end = time.monotonic() + deadline
-        while not condition():
-            if time.monotonic() > end:
-                raise AssertionError(f"waited for {what} in vain")
-            time.sleep(0.02)
-
 
 @contextlib.contextmanager
 def site(server: str, directory: Path, prefix: str = "") -> Iterator[Site]:
@@ -214,7 +205,7 @@ def deployed(
     with site(server, directory, prefix) as it:
         upstream = start_supervisord(it, supervisor, environ)
         start_nginx(it, upstream, nginx)
-        it.wait_until(lambda: serves(it), "the first answer", 2 * DEADLINE)
+        wait_until(lambda: serves(it), "the first answer", it, 2 * DEADLINE)
         yield it
 
 
@@ -238,7 +229,7 @@ def activated(directory: Path) -> Iterator[Site]:
         reload = service["Service"]["ExecReload"].replace("$MAINPID", str(main)).split()
         it.reload = partial(subprocess.run, reload, check=True)
         start_nginx(it, f"unix:{listening}")
-        it.wait_until(lambda: serves(it), "the first answer", 2 * DEADLINE)
+        wait_until(lambda: serves(it), "the first answer", it, 2 * DEADLINE)
         yield it
 
 
@@ -287,7 +278,7 @@ def start_supervisord(
     site: Site, changes: Sequence[Change] = (), environ: Mapping[str, str] | None = None
 ) -> str:
     """Run the server under supervisord; return nginx's name of where it listens."""
-    if site.server == "uvicorn":
+    if site.name == "uvicorn":
         upstream = f"unix:{site.directory}/myapp.sock"
         socket = (
             ("unix:///run/", f"unix://{site.directory}/"),
@@ -297,7 +288,7 @@ def start_supervisord(
         upstream = f"{HOST}:{free_port()}"
         socket = (("127.0.0.1:8000", upstream),)
     site.fill_in(
-        f"supervisor-{site.server}.conf",
+        f"supervisor-{site.name}.conf",
         *socket,
         *application(),
         ("user=myapp", f"user={USER}"),

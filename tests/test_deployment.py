@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.clients import DEADLINE, MIB, blocks
-from tests.servers import PROJECT
+from tests.servers import PROJECT, wait_until
 from tests.sites import FILES, activated, deployed, fill_in_units
 from tests.sites import site as site_of
 
@@ -88,7 +88,7 @@ def test_a_guarded_websocket_opens_after_login(site):
         answer = json.loads(websocket.recv(DEADLINE))
     assert answer["userid"] == "alice"
     # Daphne tells consumers no scheme.
-    assert answer["scheme"] == ("http" if site.server == "daphne" else "https")
+    assert answer["scheme"] == ("http" if site.name == "daphne" else "https")
 
 
 def test_what_nginx_tells_the_application(site):
@@ -144,7 +144,7 @@ def processes(site):
                 found.add(int(response.content))
             return len(found) >= 2
 
-        site.wait_until(both, "answers of two processes")
+        wait_until(both, "answers of two processes", site)
     return found
 
 
@@ -153,7 +153,7 @@ def test_a_killed_process_is_replaced_and_no_page_lost(site):
     killed = min(before)
     os.kill(killed, signal.SIGKILL)
     assert site.ask("/process").status == 200
-    site.wait_until(lambda: processes(site) - before, "a new process")
+    wait_until(lambda: processes(site) - before, "a new process", site)
     assert killed not in processes(site)
 
 
@@ -182,7 +182,7 @@ class Load:
     def __enter__(self):
         work = [self._get, self._post] * self.clients
         self._running = [self._pool.submit(client) for client in work]
-        self.site.wait_until(lambda: self.got[200] > 100 < self.posted[200], "load")
+        wait_until(lambda: self.got[200] > 100 < self.posted[200], "load", site)
         return self
 
     def __exit__(self, *failure):
@@ -215,7 +215,7 @@ def check_answers(load, restarts):
     assert load.posted[502] <= restarts * load.clients
     done = load.done
     assert len(done) == len(set(done)), "a form was processed twice"
-    if load.site.server == "uvicorn":
+    if load.site.name == "uvicorn":
         # What it has begun it finishes.
         assert len(done) == load.posted[200]
 
@@ -230,7 +230,7 @@ def test_restarts_under_load_lose_no_page(site):
     with Load(site) as load:
         restart(site, 0)
         restart(site, 1)
-        site.wait_until(lambda: not before & processes(site), "two new processes")
+        wait_until(lambda: not before & processes(site), "two new processes", site)
     check_answers(load, 2)
 
 
@@ -247,8 +247,8 @@ def test_a_restart_and_a_download_under_way(site):
             if f"pid {response.headers['X-Process']}," in line
         )
         restarting = pool.submit(restart, site, number)
-        if site.server == "uvicorn":
-            site.wait_until(lambda: "STOPPING" in site.supervisorctl("status"), "the stop")
+        if site.name == "uvicorn":
+            wait_until(lambda: "STOPPING" in site.supervisorctl("status"), "the stop", site)
             until.touch()
             assert response.read() == b"second\n"
         else:
@@ -290,7 +290,8 @@ def test_the_whole_application_under_a_prefix(quick):
 def test_pings_keep_an_idle_websocket_that_nginx_would_close(quick):
     with quick.websocket("/ws") as websocket, quick.connection() as connection:
         assert echoes(websocket)
-        connection.request("GET", "/my/app/stream?until=/never")
+        until = quick.directory / "until"
+        connection.request("GET", f"/my/app/stream?until={until}")
         with connection.getresponse() as response:
             assert response.readline() == b"first\n"
             # As idle as the websocket, and with no pings.
@@ -298,6 +299,7 @@ def test_pings_keep_an_idle_websocket_that_nginx_would_close(quick):
                 response.read()
         assert "upstream timed out" in (quick.directory / "error.log").read_text()
         assert echoes(websocket)
+        until.touch()
 
 
 # systemd.
@@ -317,5 +319,5 @@ def test_a_reload_of_the_service_under_load_loses_no_page(tmp_path):
         before = processes(site)
         with Load(site) as load:
             site.reload()
-            site.wait_until(lambda: not before & processes(site), "two new processes")
+            wait_until(lambda: not before & processes(site), "two new processes", site)
         check_answers(load, 2)

@@ -115,10 +115,10 @@ class Load:
         await asyncio.wait_for(work, limit)
 
     async def _client(self):
-        kept = None
+        kept = []
         for kind, steps, moment in self._work:
-            if kind == "request" and kept is not None:
-                (reader, writer), kept = kept, None
+            if kind == "request" and kept:
+                reader, writer = kept.pop()
             else:
                 reader, writer = await asyncio.open_connection(HOST, self.server.port)
             if moment is None:
@@ -130,11 +130,11 @@ class Load:
                 await _break_off(reader, writer, steps, moment)
                 self.outcome[f"{kind} broken off"] += 1
             if kind == "request" and moment is None:
-                kept = reader, writer
+                kept.append((reader, writer))
             else:
                 await _close(writer)
-        if kept is not None:
-            await _close(kept[1])
+        for _, writer in kept:
+            await _close(writer)
 
 
 async def _read(reader, end):
