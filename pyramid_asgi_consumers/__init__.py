@@ -10,6 +10,7 @@ from pyramid_asgi_consumers.exceptions import (
     WrongMessageKind,
 )
 from pyramid_asgi_consumers.handshake import run_in_request
+from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.websocket import WebSocket
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
 
 def includeme(config):
     """Add the directives: ``config.include("pyramid_asgi_consumers")``."""
+    # After a commit Pyramid does not know what was included before it.
+    if config.registry.queryUtility(IConsumerMapper) is not None:
+        return
     config.include(".config.consumers")
     config.include(".config.handshakes")
     config.include(".config.lifespan")

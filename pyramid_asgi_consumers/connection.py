@@ -2,24 +2,22 @@
 
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
-from pyramid.response import Response
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
-from pyramid_asgi_consumers.denial import deny, parts, rendered
+from pyramid_asgi_consumers.denial import deny, rendered
 from pyramid_asgi_consumers.exceptions import BadRequest, InvalidMessage, WebSocketDisconnect
-from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes
+from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Refusal
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 
 log = logging.getLogger(__name__)
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Limit:
@@ -65,13 +63,9 @@ class Endpoint:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await deny(scope, send, 403)
         with self.limit, self.process:
-            headers: Headers = []
-            if self.consumer.route_name is not None:
-                answer = await self._admit(scope)
-                if isinstance(answer, tuple):
-                    return await deny(scope, send, *answer)
-                headers = answer
-            await self._serve_websocket(scope, receive, send, headers)
+            headers = await self._admitted(scope, partial(deny, scope, send))
+            if headers is not None:
+                await self._serve_websocket(scope, receive, send, headers)
 
     async def _serve_websocket(
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
@@ -124,13 +118,9 @@ class Endpoint:
         if self._is_full():
             return await refuse(scope, send, 503)
         with self.limit, self.process:
-            headers: Headers = []
-            if self.consumer.route_name is not None:
-                answer = await self._admit(scope)
-                if isinstance(answer, tuple):
-                    return await _answer(scope, send, *answer)
-                headers = answer
-            await self._serve_http(scope, receive, send, headers)
+            headers = await self._admitted(scope, partial(_answer, scope, send))
+            if headers is not None:
+                await self._serve_http(scope, receive, send, headers)
 
     async def _serve_http(
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
@@ -159,24 +149,31 @@ class Endpoint:
             else:
                 await fail(scope, send, started, error)
 
-    async def _admit(self, scope: dict[str, Any]) -> Headers | tuple[Any, ...]:
-        # Completes the scope and returns the headers for the consumer's answer; or returns status,
-        # headers and body of the refusal.
+    async def _admitted(
+        self, scope: dict[str, Any], refuse: Callable[..., Awaitable[None]]
+    ) -> Headers | None:
+        # Completes the scope and returns the headers that the consumer's answer gets besides its
+        # own; or refuses, and returns None.
+        if self.consumer.route_name is None:
+            return []
         try:
-            admitted = await self.handshakes.admit(self.consumer, scope)
+            outcome = await self.handshakes.admit(self.consumer, scope)
         except BadRequest as error:
             log.info("400 for a handshake to %s: %s", self.consumer, error)
-            return (400,)
+            await refuse(400)
+            return None
         except Exception:
             log.exception("The handshake of %s failed", self.consumer)
-            return (500,)
-        if isinstance(admitted, Response):
-            return parts(admitted)
-        scope["pyramid.request"] = admitted.request
-        scope["pyramid.context"] = admitted.context
-        scope["pyramid.userid"] = admitted.userid
-        scope[ADMISSION] = admitted
-        return admitted.headers
+            await refuse(500)
+            return None
+        if isinstance(outcome, Refusal):
+            await refuse(outcome.status, outcome.headers, outcome.body)
+            return None
+        scope["pyramid.request"] = outcome.request
+        scope["pyramid.context"] = outcome.context
+        scope["pyramid.userid"] = outcome.userid
+        scope[ADMISSION] = outcome
+        return outcome.headers
 
     def _is_full(self) -> bool:
         full = self.limit.full or self.process.full

@@ -1,5 +1,7 @@
 """The errors this package raises."""
 
+from typing import Any
+
 from pyramid.exceptions import ConfigurationError
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "InvalidMessage",
     "LifespanError",
     "WSGIError",
+    "WebSocketDenied",
     "WebSocketDisconnect",
     "WrongMessageKind",
 ]
@@ -52,6 +55,21 @@ class InvalidJSON(InvalidMessage):
     """A client sent a message that the consumer asked for as JSON, and that does not parse."""
 
     close_code = 1007
+
+
+class WebSocketDenied(Exception):
+    """A websocket that a test wanted to open was refused.
+
+    ``response`` is the answer to its handshake, a WebTest response; where the refusal is a bare
+    close it is the 403 that servers make of that.
+    """
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        return f"{self.response.status} for the websocket {self.response.request.path_qs}"
 
 
 class BodyTooLarge(Exception):

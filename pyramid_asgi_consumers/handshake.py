@@ -6,10 +6,11 @@ the view that was added for the consumer, and back. :class:`ExchangeRoutesMapper
 """
 
 import asyncio
-import contextvars
+import inspect
 import io
+import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,10 @@ from pyramid_asgi_consumers.cookies import Cookies
 from pyramid_asgi_consumers.coroutines import RUNNER, LoopRunner
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.response import HOP_BY_HOP, checked_headers
 from pyramid_asgi_consumers.threads import ThreadPool, carried
+
+log = logging.getLogger(__name__)
 
 #: Where a request's environ has its exchange, and a scope its admission.
 EXCHANGE = "pyramid_asgi_consumers.exchange"
@@ -32,32 +36,26 @@ ADMISSION = "pyramid_asgi_consumers.admission"
 # The header by which the view's own response is known from any other.
 TOKEN = "X-Asgi-Exchange"
 
-# What says something of a body, or of one connection, is not for the response to a handshake
-# (RFC 2616 sections 7.1 and 13.5.1, RFC 6455 section 11.3).
-_NOT_FORWARDED = frozenset(
+# What says something of a body is not for the answer of a consumer, which has its own (RFC 2616
+# section 7.1); nor is what the server and the consumer negotiate (RFC 6455 section 11.3).
+_OF_THE_BODY = frozenset(
     (
-        "allow",
-        "connection",
-        "content-encoding",
-        "content-language",
-        "content-length",
-        "content-location",
-        "content-md5",
-        "content-range",
-        "content-type",
-        "etag",
-        "expires",
-        "keep-alive",
-        "last-modified",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "trailers",
-        "transfer-encoding",
-        "upgrade",
+        b"allow",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-location",
+        b"content-md5",
+        b"content-range",
+        b"content-type",
+        b"etag",
+        b"expires",
+        b"last-modified",
     )
 )
+_NEGOTIATED = b"sec-websocket-"
+
+Headers = list[tuple[bytes, bytes]]
 
 
 async def run_in_request(scope: Mapping[str, Any], func: Callable[..., Any], *args: Any) -> Any:
@@ -70,7 +68,8 @@ async def run_in_request(scope: Mapping[str, Any], func: Callable[..., Any], *ar
 
     Raises what ``func`` raises, or what kept it from being run or its work from being kept:
     ``HTTPForbidden`` where the permission is gone, a failed commit, an ``HTTPException`` with the
-    status with which a tween refused. RuntimeError where the consumer is not guarded.
+    status with which a tween refused. RuntimeError where the consumer is not guarded, TypeError
+    where ``func`` is async.
     """
     admission = scope.get(ADMISSION)
     if admission is None:
@@ -130,16 +129,29 @@ class Exchange:
         """Whether ``response``, which came out at the end, is the view's own and a success."""
         return response.headers.get(TOKEN) == self.token and 200 <= response.status_int < 300
 
+    def refusal(self, response: Response) -> Exception:
+        """The error that ``response``, which is no success, stands for."""
+        # An exception view has answered; it may have made a redirect of a HTTPForbidden.
+        error = getattr(self.request, "exception", None)
+        if error is None:
+            status = response.status_int
+            kind = status_map.get(status, HTTPServerError) if status >= 300 else HTTPServerError
+            error = kind(detail=response.body.decode("utf-8", "replace"))
+            error.location = response.location
+        return error
+
 
 @implementer(IRoutesMapper)
 class ExchangeRoutesMapper:
     """``mapper``, which is Pyramid's, but that each exchange gets to its consumer's route.
 
-    Those routes are static, so no other request gets there, and none pays for them.
+    Those routes are static, so no other request gets there, and none pays for them. ``consumers``
+    is the mapper of the consumers that have them.
     """
 
-    def __init__(self, mapper: Any) -> None:
+    def __init__(self, mapper: Any, consumers: Iterable[Consumer]) -> None:
         self._mapper = mapper
+        self._consumers = consumers
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mapper, name)
@@ -154,10 +166,27 @@ class ExchangeRoutesMapper:
             return info
         return {"match": None, "route": None}
 
+    def get_routes(self, include_static: bool = False) -> list[Any]:
+        """As Pyramid's, and those of the consumers: ``pviews`` shows what answers a URL."""
+        routes = self._mapper.get_routes(include_static)
+        if include_static:
+            return routes
+        own = (self._mapper.get_route(consumer.route_name) for consumer in self._consumers)
+        return routes + [route for route in own if route is not None]
+
 
 def exchange_view(context: Any, request: Request) -> Response:
     """The view that an exchange is to reach."""
     return request.environ[EXCHANGE].answer(context, request)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The response with which a handshake was refused."""
+
+    status: int
+    headers: Headers
+    body: bytes
 
 
 class Handshakes:
@@ -173,62 +202,81 @@ class Handshakes:
         self.multiprocess = multiprocess
         self.pool = ThreadPool(threads, "asgi-handshake")
 
-    async def admit(self, consumer: Consumer, scope: dict[str, Any]) -> "Admission | Response":
+    async def admit(self, consumer: Consumer, scope: dict[str, Any]) -> "Admission | Refusal":
         """Make the handshake of ``consumer`` that ``scope`` describes.
 
-        Returns an :class:`Admission`, or the response with which it was refused. Raises what the
-        application raises, and :class:`.BadRequest` where no request can be made of the scope.
+        Raises what the application raises, :class:`.WSGIError` for headers that cannot be sent,
+        and :class:`.BadRequest` where no request can be made of the scope.
         """
-        environ = build_environ(scope, scope["root_path"], multiprocess=self.multiprocess)
-        cookies = Cookies(
-            environ.get("HTTP_COOKIE", ""), environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-        )
-        admission = Admission(self, consumer, scope, cookies)
+        admission = Admission(self, consumer, scope)
         exchange = Exchange(consumer.route_name, scope["path_params"], admission.admit)
-        response = await self.send(exchange, environ)
-        cookies.update(response.headers.getall("Set-Cookie"))
+        response = await self.send(exchange, admission.environ(), admission.cookies)
         succeeded = exchange.succeeded(response)
         response.headers.pop(TOKEN, None)
+        headers = [header for header in response.headerlist if header[0].lower() not in HOP_BY_HOP]
+        sendable = checked_headers(headers)
         if not succeeded:
-            return response
+            return Refusal(response.status_int, sendable, response.body)
         admission.headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in response.headerlist
-            if name.lower() not in _NOT_FORWARDED and not name.lower().startswith("sec-websocket-")
+            (name, value)
+            for name, value in sendable
+            if name not in _OF_THE_BODY and not name.startswith(_NEGOTIATED)
         ]
         return admission
 
-    async def send(self, exchange: Exchange, environ: dict[str, Any]) -> Response:
-        """Send ``exchange`` through the application; return the response, read and closed."""
+    async def send(self, exchange: Exchange, environ: dict[str, Any], cookies: Cookies) -> Response:
+        """Send ``exchange`` through the application; return the response, read and closed.
+
+        The request has ``cookies`` as they are when its turn comes. They take over those that the
+        response sets, also where the caller is cancelled meanwhile: what the request did is done.
+        """
         environ["wsgi.input"] = io.BytesIO()
         # The body stays with the consumer.
         environ["CONTENT_LENGTH"] = "0"
         environ[EXCHANGE] = exchange
         environ[RUNNER] = LoopRunner(asyncio.get_running_loop())
-        run = contextvars.copy_context().run
-        return await self.pool.run(run, _call, self.wsgi_app, environ)
+
+        def call() -> Response:
+            if cookies.changed:
+                environ["HTTP_COOKIE"] = str(cookies)
+            response = Request(environ).get_response(self.wsgi_app)
+            # Reading it all closes it.
+            response.body  # noqa: B018
+            cookies.update(response.headers.getall("Set-Cookie"))
+            return response
+
+        return await self.pool.run(call)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until no exchange is under way, at most ``timeout`` seconds."""
+        if not await self.pool.drain(timeout):
+            log.warning(
+                "Handshakes or run_in_request calls still run after %s s; they are left alone",
+                timeout,
+            )
 
 
-def _call(wsgi_app: Callable[..., Any], environ: dict[str, Any]) -> Response:
-    response = Request(environ).get_response(wsgi_app)
-    # Reading it all closes it.
-    response.body  # noqa: B018
-    return response
-
-
-@dataclass
 class Admission:
-    """A connection to a guarded consumer, whose handshake succeeded."""
+    """A connection to a guarded consumer, and what its handshake told."""
 
-    handshakes: Handshakes
-    consumer: Consumer
-    scope: dict[str, Any]
-    cookies: Cookies
-    request: Request | None = None
-    context: Any = None
-    userid: Any = None
-    #: Those that Pyramid's response to the handshake had.
-    headers: list[tuple[bytes, bytes]] | None = None
+    def __init__(self, handshakes: Handshakes, consumer: Consumer, scope: dict[str, Any]) -> None:
+        self.handshakes = handshakes
+        self.consumer = consumer
+        self.scope = scope
+        environ = self.environ()
+        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+        self.cookies = Cookies(environ.get("HTTP_COOKIE", ""), path)
+        self.request: Request | None = None
+        self.context: Any = None
+        self.userid: Any = None
+        #: What Pyramid's response adds to the consumer's answer.
+        self.headers: Headers = []
+
+    def environ(self) -> dict[str, Any]:
+        """The environ of the handshake, all but the body."""
+        return build_environ(
+            self.scope, self.scope["root_path"], multiprocess=self.handshakes.multiprocess
+        )
 
     def admit(self, context: Any, request: Request) -> None:
         """What a handshake does in its view."""
@@ -240,26 +288,23 @@ class Admission:
         """See :func:`run_in_request`."""
 
         def work(context: Any, request: Request) -> Any:
-            return func(request, *args)
+            result = func(request, *args)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(f"run_in_request: func must not be async: {func!r}")
+            return result
 
         exchange = Exchange(self.consumer.route_name, self.scope["path_params"], work)
-        environ = build_environ(
-            self.scope, self.scope["root_path"], multiprocess=self.handshakes.multiprocess
-        )
-        environ["HTTP_COOKIE"] = str(self.cookies)
+        error = None
         try:
-            response = await self.handshakes.send(exchange, environ)
-        except Exception:
-            if exchange.error is not None:
-                raise carried(exchange.error) from None
-            raise
-        self.cookies.update(response.headers.getall("Set-Cookie"))
+            response = await self.handshakes.send(exchange, self.environ(), self.cookies)
+        except Exception as raised:
+            error = raised
+        # What func raised comes first, whatever tweens and exception views have made of it.
         if exchange.error is not None:
-            raise carried(exchange.error)
-        if exchange.succeeded(response):
-            return exchange.result
-        # What Pyramid made an error page of.
-        error = getattr(exchange.request, "exception", None)
+            error = exchange.error
         if error is None:
-            error = status_map.get(response.status_int, HTTPServerError)(response.text)
-        raise error
+            if exchange.succeeded(response):
+                return exchange.result
+            error = exchange.refusal(response)
+        raise carried(error)

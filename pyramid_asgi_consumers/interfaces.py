@@ -16,6 +16,10 @@ class IConsumerMapper(Interface):
         """Return ``(consumer, path_params)`` for ``path``, or None."""
 
 
+class IGuards(Interface):
+    """The list of the consumers that were declared but are not yet in the mapper."""
+
+
 class ILifespanFactories(Interface):
     """The list of what ``config.add_asgi_lifespan`` was given, in order of declaration."""
 

@@ -164,7 +164,7 @@ class Response:
                 exc_info = None
         elif self._head is not None:
             raise WSGIError("start_response was called a second time without exc_info")
-        self._head = _checked_status(status), _checked_headers(headers)
+        self._head = _checked_status(status), checked_headers(headers)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -414,7 +414,7 @@ def _checked_status(status: object) -> int:
     return _status_code(status)
 
 
-def _checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
+def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
     if not isinstance(headers, list):
         raise WSGIError(f"The headers must be a list, not {type(headers).__name__}")
     checked = []

@@ -203,7 +203,13 @@ def test_the_same_path_twice_is_a_conflict(config):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"asgi.threads": "many"}, {"asgi.origins": "example.com"}, {"asgi.hosts": "a/b"}]
+    "setting",
+    [
+        {"asgi.threads": "many"},
+        {"asgi.handshake_threads": "0"},
+        {"asgi.origins": "example.com"},
+        {"asgi.hosts": "a/b"},
+    ],
 )
 def test_a_wrong_setting_is_named(config, setting):
     config.add_settings(setting)

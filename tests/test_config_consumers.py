@@ -1,6 +1,7 @@
 from pyramid.config import Configurator
 
 from pyramid_asgi_consumers import asgi_consumer_config
+from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from tests.asgi import body_of, http_scope, run
 
 
@@ -54,3 +55,14 @@ async def test_an_asgi_2_application_is_served():
     config.include("pyramid_asgi_consumers")
     config.add_asgi_consumer("/two", "http", Two)
     assert body_of(await run(config.make_asgi_app(), http_scope("/two"))) == b"{}"
+
+
+def test_a_class_without_a_signature_is_taken_for_asgi_2():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    # Python cannot tell what dict takes.
+    config.add_asgi_consumer("/x", "http", dict, origins="https://a.test https://b.test")
+    config.commit()
+    (consumer,) = config.registry.getUtility(IConsumerMapper)
+    assert consumer.app is not dict
+    assert consumer.origins == ("https://a.test", "https://b.test")

@@ -84,6 +84,13 @@ async def test_an_oserror_of_the_consumer_s_own_is_a_failure(accepts, last, capl
     assert accepts or sent[0]["status"] == 500
 
 
+async def test_a_consumer_that_closes_by_itself_has_the_last_word():
+    async def app(scope, receive, send):
+        await send({"type": "websocket.close", "code": 4001})
+
+    assert await run_endpoint(app) == [{"type": "websocket.close", "code": 4001}]
+
+
 async def test_a_disconnect_that_is_not_caught_ends_a_websocket_quietly(caplog):
     async def app(scope, receive, send):
         raise WebSocketDisconnect(1001)
@@ -228,3 +235,16 @@ async def test_an_http_consumer_has_its_limit():
     with process:
         sent = await run(endpoint(stream, "http", process=process).http, http_scope())
     assert (sent[0]["status"], body_of(sent)) == (503, b"503 Service Unavailable\n")
+
+
+async def test_messages_of_extensions_pass():
+    messages = [
+        {"type": "http.response.start", "status": 200, "headers": []},
+        {"type": "http.response.pathsend", "path": "/file"},
+    ]
+
+    async def app(scope, receive, send):
+        for message in messages:
+            await send(message)
+
+    assert await run(endpoint(app, "http").http, http_scope()) == messages

@@ -14,6 +14,7 @@ from tests.servers import COMMANDS, PROJECT, ROOT_PATH_OPTIONS, TRACEBACK, runni
 
 UVICORN = {"uvicorn-websockets", "uvicorn-sansio", "uvicorn-wsproto"}
 
+ACCEPT_HEADERS = "The headers of ``websocket.accept``"
 DENIAL = "The status, headers and body of a refusal"
 EARLY_UPLOADS = "An upload is read as it comes"
 
@@ -23,7 +24,7 @@ CANNOT = {
     "Startup and shutdown are told": {"daphne"},
     DENIAL: {"daphne"},
     "A refusal is no error in the server's log": {"uvicorn-sansio"},
-    "The headers of ``websocket.accept``": {"granian"},
+    ACCEPT_HEADERS: {"granian"},
     "Empty websocket messages": {"daphne"},
     EARLY_UPLOADS: {"daphne"},
     "A consumer's ``send`` waits for a slow client": {"daphne"},
@@ -330,7 +331,7 @@ def test_what_a_consumer_accepts_with(server):
         assert websocket.subprotocol == "two"
         headers = websocket.response.headers
         passed = headers.get_all("Set-Cookie") == ["a=1", "b=2"] and headers["X-Kind"] == "test"
-        check(server, "The headers of ``websocket.accept``", passed)
+        check(server, ACCEPT_HEADERS, passed)
         assert clients.closed(websocket) == Close(1013, "enough")
 
 

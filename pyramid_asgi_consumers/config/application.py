@@ -47,7 +47,7 @@ def make_asgi_app(config, wsgi_app=None):
         raise ConfigurationError(f"asgi.origins or asgi.hosts: {error}") from None
 
     async def drain():
-        await asyncio.gather(bridge.drain(), handshakes.pool.drain(shutdown_timeout))
+        await asyncio.gather(bridge.drain(), handshakes.drain(shutdown_timeout))
 
     factories = config.registry.getUtility(ILifespanFactories)
     return ASGIApplication(

@@ -9,7 +9,7 @@ import venusian
 from asgiref.compatibility import guarantee_single_callable
 from pyramid.exceptions import ConfigurationError
 
-from pyramid_asgi_consumers.config.handshakes import GUARD_ORDER, NOT_PREDICATES, Guard
+from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_guard
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
 from pyramid_asgi_consumers.origins import OriginRule
@@ -105,10 +105,8 @@ def add_asgi_consumer(
         max_connections=max_connections,
         predicates=predicates,
     )
-    guard = Guard(config, consumer, introspectable, path, name, permission, factory, predicates)
-    config.action(discriminator, introspectables=(introspectable,))
-    # The default permission and the names of the predicates are known then.
-    config.action(None, guard.register, order=GUARD_ORDER)
+    guard = Guard(config, consumer, introspectable, name, permission, factory, predicates)
+    add_guard(config, guard, discriminator)
 
 
 def add_websocket(config, path, func, **arguments):

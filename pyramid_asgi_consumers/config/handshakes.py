@@ -1,7 +1,10 @@
 """What a guarded consumer adds to Pyramid: a route and a view for its handshakes."""
 
+import re
 from dataclasses import dataclass, replace
+from functools import partial
 
+from pyramid.exceptions import ConfigurationExecutionError
 from pyramid.interfaces import (
     PHASE1_CONFIG,
     PHASE2_CONFIG,
@@ -11,19 +14,24 @@ from pyramid.interfaces import (
 )
 
 from pyramid_asgi_consumers.handshake import ExchangeRoutesMapper, exchange_view
-from pyramid_asgi_consumers.interfaces import IConsumerMapper
+from pyramid_asgi_consumers.interfaces import IConsumerMapper, IGuards
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.mounts import Mount
 
 # After the default permission and all predicates are known, before routes and views are made.
 GUARD_ORDER = (PHASE1_CONFIG + PHASE2_CONFIG) // 2
 
+# After the introspectables of routes and permissions are there.
+RELATE_ORDER = PHASE3_CONFIG + 1
+
 # Arguments of add_route and add_view that are not for a consumer to set.
 NOT_PREDICATES = frozenset(
     (
         "attr",
         "custom_predicates",
+        "exception_only",
         "for_",
+        "inherit_slash",
         "mapper",
         "pattern",
         "renderer",
@@ -42,71 +50,90 @@ ROUTE_OPTIONS = frozenset(("pregenerator", "use_global_views"))
 class Guard:
     """Registers one consumer, with its route and view where it is guarded.
 
-    ``path`` is the consumer's as it was given, without the route prefix; the arguments behind it
-    are those of ``add_asgi_consumer``.
+    ``name`` and what follows are the arguments of ``add_asgi_consumer``.
     """
 
     config: object
     consumer: Consumer
     introspectable: dict
-    path: str
     name: str | None
     permission: object
     factory: object
     predicates: dict
 
     def __post_init__(self) -> None:
+        # Conflicts are reported with the line of the consumer's declaration.
         self.info = self.config.action_info
 
     def register(self) -> None:
-        given = (self.name, self.permission, self.factory)
+        """Register the consumer; the default permission and all predicates must be known."""
+        given = (self.name, self.permission, self.factory, _default_permission(self.config))
         is_guarded = bool(self.predicates) or any(each is not None for each in given)
-        is_guarded = is_guarded or _default_permission(self.config) is not None
         self.introspectable["guarded"] = is_guarded
-        if not is_guarded:
-            self._mapper.add(self.consumer)
-            return
-        # Conflicts are reported with the line of the consumer's declaration.
-        before, self.config.info = self.config.info, self.info
-        try:
-            self._add_route_and_view()
-        finally:
-            self.config.info = before
+        consumer = self._with_route_and_view() if is_guarded else self.consumer
+        self.config.registry.getUtility(IConsumerMapper).add(consumer)
 
-    @property
-    def _mapper(self):
-        return self.config.registry.getUtility(IConsumerMapper)
-
-    def _add_route_and_view(self) -> None:
-        config = self.config
+    def _with_route_and_view(self) -> Consumer:
+        # The consumer's path has the route prefix already.
+        config = self.config.with_package(self.config.package)
+        config.route_prefix = None
         name = self.name or f"{self.consumer.protocol}:{self.consumer.path}"
         route_only = _predicate_names(config, "route") - _predicate_names(config, "view")
         for_route = self.predicates.keys() & (route_only | ROUTE_OPTIONS)
         config.add_route(
             name,
-            self.path,
+            self.consumer.path,
             factory=self.factory,
             static=True,
+            _info=self.info,
             **{key: self.predicates[key] for key in for_route},
         )
         config.add_view(
             exchange_view,
             route_name=name,
             permission=self.permission,
+            _info=self.info,
             **{key: self.predicates[key] for key in self.predicates.keys() - for_route},
         )
         self.introspectable["route_name"] = name
-        self._mapper.add(replace(self.consumer, route_name=name))
         if config.introspection:
-            config.action(None, self._relate, order=PHASE3_CONFIG + 1)
+            config.action(None, self._relate, order=RELATE_ORDER)
+        return replace(self.consumer, route_name=name)
 
     def _relate(self) -> None:
         introspector = self.config.introspector
         own = ("asgi consumers", self.introspectable.discriminator)
-        introspector.relate(own, ("routes", self.introspectable["route_name"]))
+        route = introspector.get("routes", self.introspectable["route_name"])
+        # proutes shows no view for a static one.
+        route["static"] = False
+        introspector.relate(own, ("routes", route.discriminator))
         permission = self.permission or _default_permission(self.config)
         if introspector.get("permissions", permission) is not None:
             introspector.relate(own, ("permissions", permission))
+
+
+def add_guard(config, guard, discriminator):
+    """Have ``guard`` register its consumer, unless another with ``discriminator`` overrides it."""
+    guards = config.registry.getUtility(IGuards)
+    config.action(
+        discriminator,
+        partial(guards.append, guard),
+        order=PHASE1_CONFIG,
+        introspectables=(guard.introspectable,),
+    )
+    # Whenever an action adds others, Pyramid sorts all that are left. So the first one does it for
+    # all consumers, and the others find nothing to do.
+    config.action(None, partial(_register, guards), order=GUARD_ORDER)
+
+
+def _register(guards):
+    waiting = guards[:]
+    guards.clear()
+    for guard in waiting:
+        try:
+            guard.register()
+        except Exception as error:
+            raise ConfigurationExecutionError(type(error), error, guard.info) from error
 
 
 def guard_by_default(config):
@@ -120,7 +147,7 @@ def guard_by_default(config):
         if consumer.route_name is None and not isinstance(consumer.app, Mount):
             discriminator = ("asgi consumer", consumer.protocol, consumer.path)
             found = config.introspector.get("asgi consumers", discriminator) or {}
-            Guard(config, consumer, found, consumer.path, None, None, None, {}).register()
+            Guard(config, consumer, found, None, None, None, {}).register()
 
 
 def _default_permission(config):
@@ -135,13 +162,14 @@ def websocket_url(request, route_name, *elements, **kw):
     """The URL of a guarded consumer's websocket.
 
     ``route_name`` is its ``name``; the other arguments are those of ``request.route_url``. The
-    scheme is ``wss`` where the request's own is ``https``, and ``ws`` elsewhere.
+    scheme is ``wss`` where that of ``route_url`` is ``https``, and ``ws`` where it is ``http``.
     """
-    scheme, rest = request.route_url(route_name, *elements, **kw).split(":", 1)
-    return {"http": "ws", "https": "wss"}.get(scheme, scheme) + ":" + rest
+    return re.sub("^http", "ws", request.route_url(route_name, *elements, **kw))
 
 
 def includeme(config):
-    mapper = ExchangeRoutesMapper(config.get_routes_mapper())
+    config.registry.registerUtility([], IGuards)
+    consumers = config.registry.getUtility(IConsumerMapper)
+    mapper = ExchangeRoutesMapper(config.get_routes_mapper(), consumers)
     config.registry.registerUtility(mapper, IRoutesMapper)
     config.add_request_method(websocket_url)

@@ -1,0 +1,674 @@
+"""WebTest over an ASGI application, websockets included.
+
+:class:`TestApp` is the test's side; :class:`_Server` is the server between it and the application,
+an event loop in a thread of its own for as long as something is open; :class:`_Call` is one call of
+the application.
+"""
+
+import asyncio
+import contextvars
+import copy
+import json
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from pyramid.httpexceptions import HTTPException
+from webob import Response
+from webob.headers import ResponseHeaders
+
+from pyramid_asgi_consumers.application import ASGIApplication
+from pyramid_asgi_consumers.connection import Limit
+from pyramid_asgi_consumers.exceptions import (
+    ClientDisconnected,
+    WebSocketDenied,
+    WebSocketDisconnect,
+)
+from pyramid_asgi_consumers.lifespan import Lifespan, running
+from pyramid_asgi_consumers.threads import ThreadPool
+
+try:
+    import webtest
+    from webtest import lint, utils
+except ImportError as error:
+    raise ImportError(
+        "pyramid_asgi_consumers.testing needs WebTest: pip install webtest"
+    ) from error
+
+__all__ = ["TestApp", "TestWebSocket", "WebSocketDenied", "WebSocketDisconnect"]
+
+#: Seconds to wait for a consumer to answer a handshake, or to end when its client has left.
+TIMEOUT = 5.0
+
+# Sending to a websocket's client that has left fails when the consumer has received that, or so
+# many seconds later: it is to finish with what the test sent before it left, without a race.
+GRACE = 0.5
+
+# A request's body is sent in messages of at most so many bytes.
+BLOCK = 64 * 1024
+
+
+class TestApp(webtest.TestApp):
+    """WebTest's ``TestApp`` over an :class:`.ASGIApplication`.
+
+    ``app`` is what ``config.make_asgi_app()`` returned, or the ``config:`` URI of such an
+    application; the other arguments are WebTest's. Every request is an ASGI call, which the
+    application answers as it would on a server, but that views run in the thread of the test, with
+    the keys of ``extra_environ`` in their environ. What a view or an http consumer raises is raised
+    in the test. ``lint`` checks the WSGI application behind the bridge, too.
+
+    As a context manager it runs the application's lifespan, and keeps one event loop until the end;
+    otherwise there is one from each outermost call, or open websocket, to its end.
+
+    Raises TypeError for any other application.
+    """
+
+    def __init__(self, app: ASGIApplication | str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(app, *args, **kwargs)
+        if not isinstance(self.app, ASGIApplication):
+            raise TypeError(
+                "TestApp needs an ASGIApplication, as config.make_asgi_app() returns it, not"
+                f" {self.app!r}; webtest.TestApp is for WSGI applications"
+            )
+        self._lock = threading.Lock()
+        self._server: _Server | None = None
+
+    def __enter__(self) -> "TestApp":
+        with ExitStack() as stack:
+            server = stack.enter_context(self._serving())
+            lifespan = running(server.app)
+            environ = self._make_environ()
+            server.run(lifespan.__aenter__(), environ)
+            stack.callback(lambda: server.run(lifespan.__aexit__(None, None, None), environ))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._open.close()
+
+    def do_request(self, req: Any, status: Any = None, expect_errors: Any = None) -> Any:
+        """Send the request ``req``; see ``webtest.TestApp.do_request``."""
+        # There it calls its application as a WSGI application.
+        over_wsgi = copy.copy(self)
+        over_wsgi.app = self._answer
+        response = super(TestApp, over_wsgi).do_request(req, status, expect_errors)
+        response.test_app = self
+        return response
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        length = environ.get("CONTENT_LENGTH")
+        body = environ["wsgi.input"].read(*([int(length)] if length else []))
+        with self._serving() as server:
+            call = _Call(server, _scope(environ, "http"), environ, _requests(body))
+            try:
+                call.start(call.serve())
+                server.wait(lambda: call.done)
+            finally:
+                call.cancel()
+        if call.error is not None:
+            raise call.error
+        start, *bodies = call.sent
+        start_response(Response(status=start["status"]).status, _decoded(start))
+        return [b"".join(message.get("body", b"") for message in bodies)]
+
+    @contextmanager
+    def websocket(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Sequence[str] = (),
+        origin: str | None = None,
+        extra_environ: Mapping[str, Any] | None = None,
+    ) -> Iterator["TestWebSocket"]:
+        """Open a websocket: ``with testapp.websocket("/chat/a") as websocket:``.
+
+        ``url`` is a path or a whole URL (ws, wss, http or https); ``headers`` are sent with the
+        handshake; ``subprotocols`` are those that the client offers; ``origin`` is the page's that
+        opens it, None for a client that is no browser; ``extra_environ`` is what the environ of a
+        guarded consumer's Pyramid requests has besides the ``TestApp``'s own. Cookies are shared
+        with the requests of this ``TestApp``, both ways.
+
+        Views of the websocket (its handshake, ``run_in_request``) run in the thread of the test
+        while it waits, for this or anything else of the ``TestApp``. Use the websocket in the
+        thread that has opened it.
+
+        The end of the block closes the websocket and waits for the consumer to end. Where the block
+        raises, the consumer is cancelled.
+
+        Raises :class:`.WebSocketDenied` where it is refused, TimeoutError where the consumer does
+        not answer, or does not end when the websocket is closed, within 5 seconds.
+        """
+        if url.startswith(("ws:", "wss:")):
+            url = "http" + url[2:]
+        environ = self._make_environ(extra_environ)
+        request = self.RequestClass.blank(self._remove_fragment(url), environ)
+        request.http_version = "HTTP/1.1"
+        request.headers.update(
+            {
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+                "Sec-WebSocket-Version": "13",
+            }
+        )
+        if subprotocols:
+            request.headers["Sec-WebSocket-Protocol"] = ", ".join(subprotocols)
+        if origin is not None:
+            request.headers["Origin"] = origin
+        request.headers.update(headers or {})
+        self.cookiejar.add_cookie_header(utils._RequestCookieAdapter(request))
+        with self._serving() as server:
+            scope = _scope(request.environ, "websocket")
+            scope["subprotocols"] = list(subprotocols)
+            call = _Call(server, scope, request.environ, [{"type": "websocket.connect"}])
+            websocket = TestWebSocket(self, call)
+            try:
+                call.start(call.serve())
+                websocket._open(request)
+                yield websocket
+                websocket.close()
+            finally:
+                call.cancel()
+
+    @contextmanager
+    def _serving(self) -> Iterator["_Server"]:
+        with self._lock:
+            if self._server is None:
+                self._server = _Server(self.app, self.lint)
+            server = self._server
+            server.users += 1
+        try:
+            yield server
+        finally:
+            with self._lock:
+                server.users -= 1
+                is_last = not server.users
+                if is_last:
+                    self._server = None
+            if is_last:
+                server.close()
+
+
+class TestWebSocket:
+    """The client's end of a websocket, which :meth:`TestApp.websocket` has opened.
+
+    A test sees what a client sees. A consumer that raises is logged and closes with the code 1011:
+    that is what its clients live with and what can be asserted. So it is not raised in the test,
+    but it is the ``__cause__`` of the :class:`.WebSocketDisconnect`, or of the
+    :class:`.WebSocketDenied`, that is.
+    """
+
+    # Not for pytest to collect.
+    __test__ = False
+
+    def __init__(self, testapp: TestApp, call: "_Call") -> None:
+        self.testapp = testapp
+        self._call = call
+        #: The one of the offered subprotocols that the consumer chose, or None.
+        self.accepted_subprotocol: str | None = None
+        #: Those that came with the accept.
+        self.headers = ResponseHeaders()
+        #: None until the test has closed it or has received the consumer's close.
+        self.close_code: int | None = None
+        self.close_reason = ""
+
+    def send(self, data: str | bytes) -> None:
+        """Send a text or a binary message; RuntimeError once the websocket is closed."""
+        if not isinstance(data, str | bytes):
+            raise TypeError(f"A message must be str or bytes, not {data!r}")
+        if self.close_code is not None:
+            raise RuntimeError(f"The websocket is closed with the code {self.close_code}")
+        kind = "text" if isinstance(data, str) else "bytes"
+        self._call.deliver({"type": "websocket.receive", kind: data})
+
+    def send_text(self, text: str) -> None:
+        """Send a text message."""
+        if not isinstance(text, str):
+            raise TypeError(f"A text message must be str, not {text!r}")
+        self.send(text)
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send a binary message."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"A binary message must be bytes, not {data!r}")
+        self.send(data)
+
+    def send_json(self, data: Any) -> None:
+        """Send ``data`` as JSON, in a text message."""
+        self.send(json.dumps(data, cls=self.testapp.JSONEncoder))
+
+    def receive(self, timeout: float = TIMEOUT) -> str | bytes:
+        """Return the next message, waiting at most ``timeout`` seconds.
+
+        Raises :class:`.WebSocketDisconnect` where the consumer has closed instead, TimeoutError
+        where nothing comes. The time that views take in this thread does not count.
+        """
+        message = self._next(timeout, "a message")
+        if message["type"] == "websocket.close":
+            self.close_code, self.close_reason = self._call.closed
+            raise WebSocketDisconnect(*self._call.closed) from self._call.error
+        text = message.get("text")
+        return message["bytes"] if text is None else text
+
+    def receive_text(self, timeout: float = TIMEOUT) -> str:
+        """:meth:`receive` a text message; ValueError for a binary one."""
+        return _of_kind(str, self.receive(timeout))
+
+    def receive_bytes(self, timeout: float = TIMEOUT) -> bytes:
+        """:meth:`receive` a binary message; ValueError for a text."""
+        return _of_kind(bytes, self.receive(timeout))
+
+    def receive_json(self, timeout: float = TIMEOUT) -> Any:
+        """:meth:`receive` a message and parse it as JSON; ValueError where it is none."""
+        return json.loads(self.receive(timeout))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the websocket, unless it is closed, and wait for the consumer to end.
+
+        ``code`` and ``reason`` are what the consumer is told. Messages that were sent before are
+        still the consumer's to receive, and what it sends can still be received. Raises
+        TimeoutError where it does not end within 5 seconds.
+        """
+        call = self._call
+        call.leave(code, reason)
+        if not call.server.wait(lambda: call.done, TIMEOUT):
+            raise TimeoutError(
+                f"The consumer of {call.scope['path']} did not end within {TIMEOUT} s after the"
+                f" websocket was closed; it is at {call.task!r}"
+            )
+        self.close_code, self.close_reason = call.closed
+
+    def _open(self, request: Any) -> None:
+        message = self._next(TIMEOUT, "the answer to the handshake")
+        accepted = message["type"] == "websocket.accept"
+        response = request.ResponseClass(
+            status=101 if accepted else message.get("status", 403), headerlist=_decoded(message)
+        )
+        if message["type"] == "websocket.http.response.start":
+            more = True
+            while more:
+                message = self._next(TIMEOUT, "the rest of a denial")
+                response.body += message.get("body", b"")
+                more = message.get("more_body", False)
+        self.testapp.cookiejar.extract_cookies(
+            utils._ResponseCookieAdapter(response), utils._RequestCookieAdapter(request)
+        )
+        if not accepted:
+            response.request = request
+            response.test_app = self.testapp
+            raise WebSocketDenied(response) from self._call.error
+        self.headers = response.headers
+        self.accepted_subprotocol = message.get("subprotocol")
+
+    def _next(self, timeout: float, waited_for: str) -> dict[str, Any]:
+        call = self._call
+        if not call.server.wait(lambda: call.sent or call.done, timeout):
+            raise TimeoutError(
+                f"Waited {timeout} s for {waited_for} from {call.scope['path']}: nothing came"
+            )
+        return call.sent.popleft() if call.sent else {"type": "websocket.close"}
+
+
+def _of_kind(kind: type, data: Any) -> Any:
+    if not isinstance(data, kind):
+        raise ValueError(f"Expected a message of {kind.__name__}, not {data!r}")
+    return data
+
+
+class _Server:
+    """Serves ``app``, in an event loop's own thread, to any number of threads.
+
+    What is to run in a worker thread runs in the one that has made the call, while that waits.
+    """
+
+    def __init__(self, app: ASGIApplication, with_lint: bool) -> None:
+        wsgi_app = lint.middleware(app.wsgi_app) if with_lint else app.wsgi_app
+        #: A copy: other threads, other ``TestApp``\\ s and servers may use the application too.
+        self.app = copy.copy(app)
+        self.app.bridge = copy.copy(app.bridge)
+        self.app.bridge.wsgi_application = _watched(wsgi_app)
+        self.app.handshakes = copy.copy(app.handshakes)
+        self.app.handshakes.wsgi_app = _watched(wsgi_app)
+        self.app.bridge.pool = self.app.handshakes.pool = _CallingThreads(1)
+        self.app.mapper = _WatchedConsumers(app.mapper)
+        self.app.limit = Limit(app.limit.most)
+        self.app._endpoints = {}
+        self.app.lifespan = Lifespan(app.registry, app.lifespan.factories, self.app.bridge.drain)
+        self.users = 0
+        self.ended = False
+        #: Tasks that went on when they were cancelled at the end.
+        self.stubborn: set[asyncio.Task[Any]] = set()
+        self.news = threading.Condition()
+        self._jobs: dict[int, deque[Callable[[], object]]] = {}
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name="testapp", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self.loop.run_forever()
+            self.loop.run_until_complete(self._end())
+        finally:
+            self.loop.close()
+            self.tell(self._has_ended)
+
+    def _has_ended(self) -> None:
+        self.ended = True
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, self.stubborn = await asyncio.wait(tasks, timeout=TIMEOUT)
+        await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
+
+    def jobs(self) -> deque[Callable[[], object]]:
+        """Those for the calling thread."""
+        return self._jobs.setdefault(threading.get_ident(), deque())
+
+    def tell(self, change: Callable[..., object], *args: object) -> None:
+        """Make a change that threads may wait for."""
+        with self.news:
+            change(*args)
+            self.news.notify_all()
+
+    def wait(self, until: Callable[[], object], timeout: float | None = None) -> bool:
+        """Do the calling thread's jobs until ``until()`` is true; return whether it is.
+
+        Waits at most ``timeout`` seconds, without what the jobs take.
+        """
+        jobs = self.jobs()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self.news:
+                left = None if deadline is None else deadline - time.monotonic()
+                self.news.wait_for(lambda: until() or jobs, left)
+                if until():
+                    return True
+                if not jobs:
+                    return False
+                job = jobs.popleft()
+            began = time.monotonic()
+            job()
+            if deadline is not None:
+                deadline += time.monotonic() - began
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], environ: Mapping[str, Any]) -> Any:
+        """Run ``coroutine`` on the loop; return what it returns, raise what it raises."""
+        call = _Call(self, {}, environ)
+        call.start(coroutine)
+        self.wait(lambda: call.done)
+        return call.task.result()
+
+    def close(self) -> None:
+        """End what still runs, then the loop and its thread.
+
+        Raises TimeoutError where that takes more than 10 seconds.
+        """
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if self.wait(lambda: self.ended, 2 * TIMEOUT):
+            self._thread.join()
+            left = self.stubborn
+        else:
+            left = asyncio.all_tasks(self.loop)
+        if left:
+            raise TimeoutError(f"These tasks of the application do not end: {left}")
+
+
+class _Call:
+    """One call of the application: what the server does for it.
+
+    ``environ`` has what the scope does not carry; ``messages`` are what the application receives
+    at first. :meth:`start`, :meth:`cancel`, :meth:`deliver` and :meth:`leave` are for the test's
+    thread, which made it; all else is for the event loop's.
+    """
+
+    def __init__(
+        self,
+        server: _Server,
+        scope: dict[str, Any],
+        environ: Mapping[str, Any],
+        messages: Iterable[dict[str, Any]] = (),
+    ) -> None:
+        self.server = server
+        self.scope = scope
+        self.environ = environ
+        self.jobs = server.jobs()
+        #: What the application has sent.
+        self.sent: deque[dict[str, Any]] = deque()
+        #: What its view, or its consumer once that runs, has raised.
+        self.error: BaseException | None = None
+        self.in_consumer = False
+        self.done = False
+        #: Code and reason of a websocket's close.
+        self.closed = (1006, "")
+        self._received = deque(messages)
+        self._arrived = asyncio.Event()
+        # What there is to receive once the client has left.
+        self._farewell: dict[str, Any] | None = None
+        # The loop's time from which sending fails.
+        self._gone_at = math.inf
+        self._expected = _EXPECTED.get(scope.get("type"), {})
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run ``coroutine``, in the context of the test's thread."""
+
+        def create() -> None:
+            _call.set(self)
+            self.task = self.server.loop.create_task(coroutine)
+            self.task.add_done_callback(lambda task: self.server.tell(self._end))
+
+        self.server.loop.call_soon_threadsafe(create)
+
+    def _end(self) -> None:
+        self.done = True
+
+    def cancel(self) -> None:
+        """Cancel it, unless it has ended, and wait until it has."""
+        if not self.done:
+            self.server.loop.call_soon_threadsafe(lambda: self.task.cancel())
+            self.server.wait(lambda: self.done, TIMEOUT)
+
+    def deliver(self, message: dict[str, Any]) -> None:
+        """Let the application receive ``message``."""
+        self.server.loop.call_soon_threadsafe(self._deliver, message)
+
+    def _deliver(self, message: dict[str, Any]) -> None:
+        self._received.append(message)
+        self._arrived.set()
+
+    def leave(self, code: int, reason: str) -> None:
+        """Let the application see that the websocket's client has left, unless it has closed."""
+        self.server.loop.call_soon_threadsafe(self._leave, code, reason)
+
+    def _leave(self, code: int, reason: str) -> None:
+        if self._farewell is None:
+            self.closed = (code, reason)
+            self._farewell = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._gone_at = self.server.loop.time() + GRACE
+            self._arrived.set()
+
+    async def serve(self) -> None:
+        try:
+            await self.server.app(self.scope, self.receive, self.send)
+            if self.scope["type"] == "http" and self._expected:
+                raise RuntimeError("The application returned before the end of its response")
+        except Exception as error:
+            self.error = self.error or error
+
+    async def receive(self) -> dict[str, Any]:
+        while not self._received:
+            if self._farewell is not None:
+                self._gone_at = 0
+                return self._farewell
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._gone_at = max(self._gone_at, self.server.loop.time() + GRACE)
+        return self._received.popleft()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind not in self._expected:
+            expected = " or ".join(self._expected) or "nothing"
+            raise RuntimeError(f"Expected {expected} to be sent, not {kind}")
+        if self.server.loop.time() >= self._gone_at:
+            raise ClientDisconnected("The client has left")
+        self._expected = self._expected[kind]
+        if kind.endswith("response.body") and not message.get("more_body"):
+            self._expected = {}
+            self._farewell = {"type": "http.disconnect"}
+            self._arrived.set()
+        if kind == "websocket.close":
+            self._leave(message.get("code", 1000), message.get("reason") or "")
+        self.server.tell(self.sent.append, message)
+
+
+# What an application may send, and then (ASGI www).
+_BODY: dict[str, Any] = {}
+_BODY["http.response.body"] = _BODY
+_DENIAL: dict[str, Any] = {}
+_DENIAL["websocket.http.response.body"] = _DENIAL
+_OPEN: dict[str, Any] = {"websocket.close": {}}
+_OPEN["websocket.send"] = _OPEN
+_EXPECTED: dict[str, Any] = {
+    "http": {"http.response.start": _BODY},
+    "websocket": {
+        "websocket.accept": _OPEN,
+        "websocket.close": {},
+        "websocket.http.response.start": _DENIAL,
+    },
+}
+
+_call: contextvars.ContextVar[_Call] = contextvars.ContextVar("call")
+
+
+class _CallingThreads(ThreadPool):
+    """Leaves jobs to the thread that has made the call which they belong to."""
+
+    def submit(self, job: Callable[[], object]) -> None:
+        call = _call.get()
+        call.server.tell(call.jobs.append, job)
+
+    async def drain(self, timeout: float) -> bool:
+        # That thread waits for them itself.
+        return True
+
+
+def _watched(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
+    """``wsgi_app`` with the environ of the test, telling the call what it raises."""
+
+    def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        call = _call.get()
+        for key, value in call.environ.items():
+            if key == "wsgi.errors" or (key not in environ and _header_name(key) is None):
+                environ[key] = value
+        try:
+            result = wsgi_app(environ, start_response)
+            try:
+                # Not "yield from", which would close it, too.
+                for chunk in result:  # noqa: UP028
+                    yield chunk
+            finally:
+                if hasattr(result, "close"):
+                    result.close()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if not call.in_consumer:
+                call.error = error
+            raise
+
+    return watched
+
+
+class _WatchedConsumers:
+    """``mapper``, with consumers that tell the call what they raise."""
+
+    def __init__(self, mapper: Any) -> None:
+        self._mapper = mapper
+        self._watched: dict[Any, Any] = {}
+
+    def has_consumers(self, protocol: str) -> bool:
+        return self._mapper.has_consumers(protocol)
+
+    def __call__(self, protocol: str, path: str) -> Any:
+        found = self._mapper(protocol, path)
+        if found is None:
+            return None
+        consumer, path_params = found
+        if consumer not in self._watched:
+            self._watched[consumer] = replace(consumer, app=_watched_consumer(consumer.app))
+        return self._watched[consumer], path_params
+
+
+def _watched_consumer(app: Callable[..., Any]) -> Callable[..., Any]:
+    async def watched(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        call = _call.get()
+        call.in_consumer = True
+        try:
+            await app(scope, receive, send)
+        except (HTTPException, WebSocketDisconnect):
+            # They say how to end.
+            raise
+        except Exception as error:
+            call.error = error
+            raise
+
+    return watched
+
+
+def _scope(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What a server would make of the request that ``environ`` describes."""
+    root_path = environ.get("SCRIPT_NAME", "").encode("latin-1")
+    path = root_path + environ.get("PATH_INFO", "").encode("latin-1") or b"/"
+    named = ((_header_name(key), value) for key, value in environ.items())
+    scope = {
+        "type": kind,
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": environ["SERVER_PROTOCOL"].partition("/")[2],
+        "scheme": environ["wsgi.url_scheme"],
+        "path": path.decode("utf-8", "replace"),
+        "raw_path": quote(path, "/:@!$&'()*+,;=~").encode(),
+        "query_string": environ["QUERY_STRING"].encode("latin-1"),
+        "root_path": root_path.decode("utf-8", "replace"),
+        "headers": [(name, value.encode("latin-1")) for name, value in named if name and value],
+        "client": None,
+        "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
+    }
+    if "REMOTE_ADDR" in environ:
+        scope["client"] = (environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT") or 0))
+    if kind == "http":
+        scope["method"] = environ["REQUEST_METHOD"].upper()
+    else:
+        scope["scheme"] = {"http": "ws", "https": "wss"}[scope["scheme"]]
+        scope["extensions"] = {"websocket.http.response": {}}
+    return scope
+
+
+def _header_name(key: str) -> bytes | None:
+    """The name of the header that is under ``key`` in an environ, None for anything else."""
+    if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if not key.startswith("HTTP_"):
+            return None
+        key = key[len("HTTP_") :]
+    return key.replace("_", "-").lower().encode("latin-1")
+
+
+def _requests(body: bytes) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(body) or 1, BLOCK):
+        more = start + BLOCK < len(body)
+        yield {"type": "http.request", "body": body[start : start + BLOCK], "more_body": more}
+
+
+def _decoded(message: dict[str, Any]) -> list[tuple[str, str]]:
+    # Names as WSGI applications write them, for tests that look at the list.
+    headers = message.get("headers") or ()
+    return [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in headers]
