@@ -113,15 +113,24 @@ class Site:
         self.processes.append(process)
         return process.pid
 
-    def stop(self) -> None:
-        """End all that was started, last first."""
+    def stop(self, deadline: float = 3 * DEADLINE) -> None:
+        """End all that was started, last first.
+
+        What does not end in ``deadline`` seconds is killed with its descendants, and an error.
+        """
+        late = []
         for process in reversed(self.processes):
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(DEADLINE)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(deadline)
+            except subprocess.TimeoutExpired as error:
+                for pid in (*descendants(process.pid), process.pid):
+                    os.kill(pid, signal.SIGKILL)
+                process.wait()
+                late.append(error)
+        self.processes.clear()
+        if late:
+            raise late[0]
 
     def logged(self) -> str:
         """All logs."""
@@ -172,6 +181,14 @@ class Site:
             close_timeout=DEADLINE,
             **options,
         )
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The processes that came of ``pid``, the youngest first. Not all need be of its group."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            yield from descendants(child)
+            yield child
 
 
 @contextlib.contextmanager

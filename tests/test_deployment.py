@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.clients import DEADLINE, MIB, blocks
 from tests.servers import PROJECT, wait_until
-from tests.sites import FILES, activated, deployed, fill_in_units
+from tests.sites import FILES, activated, deployed, descendants, fill_in_units
 from tests.sites import site as site_of
 
 SERVERS = ("uvicorn", "daphne")
@@ -321,3 +322,25 @@ def test_a_reload_of_the_service_under_load_loses_no_page(tmp_path):
             site.reload()
             wait_until(lambda: not before & processes(site), "two new processes", site)
         check_answers(load, 2)
+
+
+# The means of these tests.
+
+
+def test_what_does_not_end_is_killed_with_its_descendants(tmp_path):
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    descriptor = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with site_of("uvicorn", tmp_path) as site:
+            script = f"trap '' TERM; setsid sleep 1000 >{held} & echo begun; wait"
+            main = site.start("sh", "-c", script)
+            wait_until(lambda: "begun" in site.logged(), "the beginning", site)
+            assert len(list(descendants(main))) == 1
+            with pytest.raises(subprocess.TimeoutExpired):
+                site.stop(deadline=0)
+        # It is at its end when nobody holds it open.
+        assert select.select([descriptor], [], [], DEADLINE)[0] == [descriptor]
+        assert os.read(descriptor, 1) == b""
+    finally:
+        os.close(descriptor)
