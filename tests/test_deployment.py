@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.clients import DEADLINE, MIB, blocks
 from tests.servers import PROJECT, wait_until
-from tests.sites import FILES, activated, deployed, descendants, fill_in_units
+from tests.sites import FILES, activated, deployed, fill_in_units
 from tests.sites import site as site_of
 
 SERVERS = ("uvicorn", "daphne")
@@ -328,19 +328,22 @@ def test_a_reload_of_the_service_under_load_loses_no_page(tmp_path):
 
 
 def test_what_does_not_end_is_killed_with_its_descendants(tmp_path):
-    held = tmp_path / "held"
-    os.mkfifo(held)
-    descriptor = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def read():
+        assert select.select([descriptor], [], [], DEADLINE)[0] == [descriptor]
+        return os.read(descriptor, 100)
+
     try:
         with site_of("uvicorn", tmp_path) as site:
-            script = f"trap '' TERM; setsid sleep 1000 >{held} & echo begun; wait"
-            main = site.start("sh", "-c", script)
-            wait_until(lambda: "begun" in site.logged(), "the beginning", site)
-            assert len(list(descendants(main))) == 1
+            child = f"setsid sh -c 'echo begun; exec sleep 1000' >{pipe}"
+            site.start("sh", "-c", f"trap '' TERM; {child} & wait")
+            assert read() == b"begun\n"
             with pytest.raises(subprocess.TimeoutExpired):
                 site.stop(deadline=0)
-        # It is at its end when nobody holds it open.
-        assert select.select([descriptor], [], [], DEADLINE)[0] == [descriptor]
-        assert os.read(descriptor, 1) == b""
+        # The end of the file comes when nobody holds it any longer.
+        assert read() == b""
     finally:
         os.close(descriptor)
