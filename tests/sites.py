@@ -10,13 +10,13 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from websockets.sync.client import ClientConnection, connect
 
-from tests.clients import DEADLINE
+from tests.clients import DEADLINE, Answer
 from tests.servers import HOST, PROJECT, free_port, wait_until
 
 FILES = PROJECT / "docs" / "deploy"
@@ -160,16 +160,15 @@ class Site:
         finally:
             connection.close()
 
-    def ask(self, path: str, *, method: str = "GET", **options) -> http.client.HTTPResponse:
-        """One request on a connection of its own; the response has its ``content``.
+    def ask(self, path: str, *, method: str = "GET", **options) -> Answer:
+        """One request on a connection of its own.
 
         ``options`` are those of ``http.client.HTTPConnection.request``.
         """
         with self.connection() as connection:
             connection.request(method, self.prefix + path, **options)
-            response = connection.getresponse()
-            response.content = response.read()
-        return response
+            with connection.getresponse() as response:
+                return Answer(response.status, response.headers, response.read())
 
     def websocket(self, path: str, **options) -> ClientConnection:
         """A websocket to ``path``; ``options`` are those of ``websockets.sync.client.connect``."""
@@ -227,11 +226,8 @@ def deployed(
 
 
 @contextlib.contextmanager
-def activated(directory: Path) -> Iterator[Site]:
-    """The site on Uvicorn as the units of systemd start it, behind nginx.
-
-    Its ``reload()`` does what ``systemctl reload`` would.
-    """
+def activated(directory: Path) -> Iterator[tuple[Site, Callable[[], object]]]:
+    """The site on Uvicorn as the units of systemd start it, and what ``systemctl reload`` does."""
     with site("uvicorn", directory) as it:
         service, socket = (read_unit(unit) for unit in fill_in_units(it))
         listening = socket["Socket"]["ListenStream"]
@@ -244,10 +240,9 @@ def activated(directory: Path) -> Iterator[Site]:
             directory=service["Service"]["WorkingDirectory"],
         )
         reload = service["Service"]["ExecReload"].replace("$MAINPID", str(main)).split()
-        it.reload = partial(subprocess.run, reload, check=True)
         start_nginx(it, f"unix:{listening}")
         wait_until(lambda: serves(it), "the first answer", it, 2 * DEADLINE)
-        yield it
+        yield it, partial(subprocess.run, reload, check=True)
 
 
 def fill_in_units(site: Site) -> list[Path]:

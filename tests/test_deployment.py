@@ -55,7 +55,7 @@ def login(site, user):
 
 def test_a_page(site):
     response = site.ask("/home")
-    assert (response.status, response.content) == (200, b"A Pyramid page")
+    assert (response.status, response.body) == (200, b"A Pyramid page")
 
 
 def test_plain_http_is_sent_to_https(site):
@@ -94,7 +94,7 @@ def test_a_guarded_websocket_opens_after_login(site):
 
 def test_what_nginx_tells_the_application(site):
     forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "ftp"}
-    assert json.loads(site.ask("/environ", headers=forged).content) == {
+    assert site.ask("/environ", headers=forged).json == {
         "SCRIPT_NAME": "",
         "PATH_INFO": "/environ",
         "REMOTE_ADDR": "127.0.0.1",
@@ -109,7 +109,7 @@ def test_an_upload_of_20_mib(site):
     content = b"".join(blocks())
     assert len(content) == 20 * MIB
     response = site.ask("/upload", method="POST", body=content)
-    assert response.content.decode() == hashlib.sha256(content).hexdigest()
+    assert response.body.decode() == hashlib.sha256(content).hexdigest()
 
 
 def test_an_upload_beyond_the_limit_is_refused_by_nginx(site):
@@ -142,7 +142,7 @@ def processes(site):
         def both():
             for response in pool.map(site.ask, ["/process"] * 8):
                 assert response.status == 200
-                found.add(int(response.content))
+                found.add(int(response.body))
             return len(found) >= 2
 
         wait_until(both, "answers of two processes", site)
@@ -280,7 +280,7 @@ def quick(request, tmp_path_factory):
 
 
 def test_the_whole_application_under_a_prefix(quick):
-    answer = json.loads(quick.ask("/environ").content)
+    answer = quick.ask("/environ").json
     assert (answer["SCRIPT_NAME"], answer["PATH_INFO"]) == ("/my/app", "/environ")
     assert answer["url"] == f"{quick.origin}/my/app/environ"
     headers = login(quick, "alice")
@@ -316,10 +316,10 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
 
 
 def test_a_reload_of_the_service_under_load_loses_no_page(tmp_path):
-    with activated(tmp_path) as site:
+    with activated(tmp_path) as (site, reload):
         before = processes(site)
         with Load(site) as load:
-            site.reload()
+            reload()
             wait_until(lambda: not before & processes(site), "two new processes", site)
         check_answers(load, 2)
 
