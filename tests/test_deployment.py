@@ -149,13 +149,15 @@ def processes(site):
     return found
 
 
-def test_a_killed_process_is_replaced_and_no_page_lost(site):
-    before = processes(site)
-    killed = min(before)
-    os.kill(killed, signal.SIGKILL)
-    assert site.ask("/process").status == 200
-    wait_until(lambda: processes(site) - before, "a new process", site)
-    assert killed not in processes(site)
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_killed_process_is_replaced_and_no_page_lost(server, tmp_path):
+    with deployed(server, tmp_path) as site:
+        before = processes(site)
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        assert site.ask("/process").status == 200
+        wait_until(lambda: processes(site) - before, "a new process", site)
+        assert killed not in processes(site)
 
 
 class Load:

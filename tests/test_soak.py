@@ -147,12 +147,12 @@ async def _read(reader, end):
 
 async def _break_off(reader, writer, steps, moment):
     """Go away at ``moment``, where each step has one unit for sending and one for reading."""
-    for step in steps:
-        writer.write(step.sent[: int(moment * len(step.sent))])
-        if moment < 2:
-            break
+    number, moment = divmod(moment, 2)
+    for step in steps[: int(number)]:
+        writer.write(step.sent)
         await _read(reader, step.end)
-        moment -= 2
+    step = steps[int(number)]
+    writer.write(step.sent[: int(moment * len(step.sent))])
     await writer.drain()
     await reader.readexactly(int(max(0, moment - 1) * step.length))
     writer.transport.abort()
