@@ -2,10 +2,15 @@
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
+from pyramid_asgi_consumers.channels import Channels, Event, Gap, channels_of
 from pyramid_asgi_consumers.config.consumers import asgi_consumer_config, websocket_config
 from pyramid_asgi_consumers.exceptions import (
+    ChannelsError,
     InvalidJSON,
     InvalidMessage,
+    PublishRefused,
+    PublishUnknown,
+    SubscriptionOverflow,
     WebSocketDisconnect,
     WrongMessageKind,
 )
@@ -15,13 +20,21 @@ from pyramid_asgi_consumers.websocket import WebSocket
 
 __all__ = [
     "ASGIApplication",
+    "Channels",
+    "ChannelsError",
+    "Event",
+    "Gap",
     "InvalidJSON",
     "InvalidMessage",
+    "PublishRefused",
+    "PublishUnknown",
+    "SubscriptionOverflow",
     "WSGIBridge",
     "WebSocket",
     "WebSocketDisconnect",
     "WrongMessageKind",
     "asgi_consumer_config",
+    "channels_of",
     "run_in_request",
     "websocket_config",
 ]
@@ -37,4 +50,5 @@ def includeme(config):
     config.include(".config.lifespan")
     config.include(".config.mounts")
     config.include(".config.views")
+    config.include(".config.channels")
     config.include(".config.application")

@@ -12,7 +12,12 @@ from pyramid.httpexceptions import HTTPException
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny, rendered
-from pyramid_asgi_consumers.exceptions import BadRequest, InvalidMessage, WebSocketDisconnect
+from pyramid_asgi_consumers.exceptions import (
+    BadRequest,
+    InvalidMessage,
+    SubscriptionOverflow,
+    WebSocketDisconnect,
+)
 from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Refusal
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
@@ -98,9 +103,9 @@ class Endpoint:
             if isinstance(error, HTTPException):
                 denial = rendered(error)
                 code = 4000 + error.status_int
-            elif isinstance(error, InvalidMessage):
+            elif isinstance(error, InvalidMessage | SubscriptionOverflow):
                 log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
-                denial, code = (400,), error.close_code
+                denial, code = (error.status,), error.close_code
             else:
                 log.exception("%s failed", self.consumer)
                 denial, code = (500,), 1011

@@ -7,11 +7,15 @@ from pyramid.exceptions import ConfigurationError
 __all__ = [
     "BadRequest",
     "BodyTooLarge",
+    "ChannelsError",
     "ClientDisconnected",
     "ConfigurationError",
     "InvalidJSON",
     "InvalidMessage",
     "LifespanError",
+    "PublishRefused",
+    "PublishUnknown",
+    "SubscriptionOverflow",
     "WSGIError",
     "WebSocketDenied",
     "WebSocketDisconnect",
@@ -39,10 +43,12 @@ class WebSocketDisconnect(Exception):
 class InvalidMessage(ValueError):
     """A client sent another message than the consumer asked for.
 
-    Where the consumer does not catch it, the websocket is closed with ``close_code``.
+    Where the consumer does not catch it, the websocket is closed with ``close_code``, or denied
+    with ``status``.
     """
 
     close_code = 1008
+    status = 400
 
 
 class WrongMessageKind(InvalidMessage):
@@ -90,3 +96,33 @@ class WSGIError(RuntimeError):
 
 class LifespanError(RuntimeError):
     """An application could not start, or could not stop; the message is its own."""
+
+
+class ChannelsError(Exception):
+    """Channels could not do what they were asked; the message says what and why."""
+
+
+class PublishRefused(ChannelsError):
+    """An event was not published, for certain."""
+
+
+class PublishUnknown(ChannelsError):
+    """Nobody knows whether an event was published: the connection failed before the answer."""
+
+
+class SubscriptionOverflow(ChannelsError):
+    """A subscriber with ``overflow="close"`` was slower than what was published.
+
+    ``channels`` are the names it subscribed to, ``max_queue`` the events that could wait for it.
+    Uncaught, it closes a websocket with 1013, "try again later"; before the accept it is a 503.
+    """
+
+    close_code = 1013
+    status = 503
+
+    def __init__(self, channels: tuple[str, ...], max_queue: int) -> None:
+        super().__init__(
+            f"More than {max_queue} events waited for a subscriber of {', '.join(channels)}"
+        )
+        self.channels = channels
+        self.max_queue = max_queue

@@ -29,3 +29,39 @@ class IASGIApplication(Interface):
 
     registry = Attribute("The Pyramid registry.")
     wsgi_app = Attribute("The WSGI application that answers what no consumer does.")
+
+
+class IChannelsBackend(Interface):
+    """What carries the events of channels; given to ``config.set_channels_backend``.
+
+    Names and payloads arrive checked and encoded: see :mod:`pyramid_asgi_consumers.channels.base`.
+    """
+
+    def publish_many(messages):
+        """Publish each ``(channel, payload)`` in order, from any thread, blocking.
+
+        Return, for each, the id of the event or the ``ChannelsError`` that kept it back.
+        """
+
+    def publish(channel, payload):
+        """Publish on the running event loop; awaited. Return the id, or raise ChannelsError."""
+
+    def attach(subscription):
+        """Hand what is published from now on to ``subscription.put``; awaited.
+
+        What was published on a channel after ``subscription.since[channel]`` comes first, through
+        ``subscription.replay``.
+        """
+
+    def detach(subscription):
+        """Undo ``attach``, also where that was cancelled half way; awaited."""
+
+    def present(channel):
+        """Return the members that subscribe to ``channel``, without repeats; awaited."""
+
+    def aclose():
+        """Close what belongs to the running event loop; awaited."""
+
+
+class IChannels(Interface):
+    """The ``Channels`` of an application."""

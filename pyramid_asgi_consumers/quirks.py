@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -34,13 +35,61 @@ def _is_daphne(scope: Mapping[str, Any]) -> bool:
 
 
 def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Have Daphne 4.2.3 await ``leave()`` when it stops, before its event loop ends."""
+    """Have Daphne 4.2.3 stop in good order, and await ``leave()`` before its event loop ends.
+
+    By itself it cancels all requests under way and breaks websockets off; or it fails to, where a
+    request has no application just then. Here requests are waited for, at most as many seconds as
+    its option ``application-close-timeout`` says, and websockets are closed with 1012, "service
+    restart" (RFC 6455 section 7.4).
+    """
     from twisted.internet import defer, reactor
+    from twisted.internet.interfaces import IListeningPort
+
+    ports = [reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)]
+    # With TLS there is a factory around Daphne's.
+    factories = [getattr(port.factory, "wrappedFactory", port.factory) for port in ports]
+    server = next(factory.server for factory in factories if hasattr(factory, "server"))
+    # Another application of this process may have been faster.
+    with contextlib.suppress(ValueError):
+        kill = ("before", server.kill_all_applications, (), {})
+        reactor.removeSystemEventTrigger(("shutdown", kill))
+
+    async def stop() -> None:
+        for port in ports:
+            port.stopListening()
+        await _drain_daphne(server, reactor)
+        await leave()
 
     def trigger() -> Any:
-        return defer.Deferred.fromFuture(asyncio.ensure_future(leave()))
+        return defer.Deferred.fromFuture(asyncio.ensure_future(stop()))
 
     reactor.addSystemEventTrigger("before", "shutdown", trigger)
+
+
+async def _drain_daphne(server: Any, reactor: Any) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + server.application_close_timeout
+    while loop.time() < end and (reactor.getWriters() or _is_busy(server)):
+        for protocol in list(server.connections):
+            if getattr(protocol, "state", None) == getattr(protocol, "STATE_OPEN", ...):
+                protocol.sendCloseFrame(1012)
+        await asyncio.sleep(0.02)
+    applications = _applications(server)
+    if applications:
+        for application in applications:
+            application.cancel()
+        await asyncio.wait(applications)
+
+
+def _is_busy(server: Any) -> bool:
+    # Of a request that is still read there is no application.
+    open_ones = (not details.get("disconnected") for details in server.connections.values())
+    return any(open_ones) or any(not each.done() for each in _applications(server))
+
+
+def _applications(server: Any) -> list[Any]:
+    found = (details.get("application_instance") for details in server.connections.values())
+    return [application for application in found if application is not None]
 
 
 def break_off(send: Any) -> bool:
@@ -104,6 +153,7 @@ def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, A
 
     Daphne 4.2.3 drops the headers of ``websocket.accept`` and the reason of ``websocket.close``,
     and raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+    What is sent while the websocket closes is an error of Autobahn's there, and no OSError.
     Granian 2.8.7's worker may die of a ``websocket.close`` after ``websocket.disconnect`` while it
     stops, and then leaves no lifespan context.
     """
@@ -140,6 +190,11 @@ async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, An
     elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
         reason = (message.get("reason") or "").encode()
         return protocol.sendCloseFrame(message.get("code", 1000), reason)
+    elif kind == "websocket.send" and protocol.state not in (
+        protocol.STATE_CONNECTING,
+        protocol.STATE_OPEN,
+    ):
+        raise OSError("The websocket is closed")
     await send(message)
 
 

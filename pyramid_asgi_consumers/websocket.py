@@ -12,9 +12,11 @@ from pyramid.response import Response
 from webob import Response as WebObResponse
 from webob.headers import ResponseHeaders
 
+from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.denial import deny, rendered
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
 from pyramid_asgi_consumers.handshake import run_in_request
+from pyramid_asgi_consumers.relay import Relay
 from pyramid_asgi_consumers.watcher import Event, Watcher
 
 log = logging.getLogger(__name__)
@@ -350,6 +352,26 @@ class WebSocket:
     async def run_in_request(self, func: Callable[..., Any], *args: Any) -> Any:
         """See :func:`.run_in_request`."""
         return await run_in_request(self.scope, func, *args)
+
+    # Channels.
+
+    @property
+    def channels(self) -> Channels:
+        """Where to publish and subscribe; see :class:`.Channels`."""
+        return channels_of(self.registry)
+
+    def relay(self, *names: str, **subscribe_options: Any) -> Relay:
+        """Forward what is published on these channels: ``async with websocket.relay("news"):``.
+
+        That is done while the body runs; ``subscribe_options`` are those of
+        :meth:`.Channels.subscribe`. Bytes are sent as binary messages, all other data as JSON in
+        text messages; a gap is not sent. What the client sends is the body's to receive: one that
+        does not awaits :meth:`wait_closed`.
+
+        Where the client has left, or the subscription has overflowed, the body is cancelled and
+        :class:`.WebSocketDisconnect` or :class:`.SubscriptionOverflow` raised.
+        """
+        return Relay(self, self.channels.subscribe(*names, **subscribe_options))
 
 
 class WebSocketFunction:

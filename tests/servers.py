@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests import clients
@@ -98,6 +98,10 @@ class Server:
     def stop(self) -> int:
         """Send SIGTERM; return the exit status. A server that does not end in time is an error."""
         self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; return the exit status."""
         wait_until(lambda: self.process.poll() is not None, "its end", self)
         wait_until(self._left_nobody, "the end of its other processes", self)
         return self.process.returncode
@@ -129,8 +133,43 @@ def running(
     ``directory`` is where the log goes, ``options`` are added to the command, ``environ`` to the
     environment.
     """
-    server = _start(name, directory, app, options, dict(os.environ, **(environ or {})))
+    port = free_port()
+    first, *arguments = COMMANDS[name].format(port=port, app=app).split()
+    with started(name, [first, *options, *arguments], port, directory, environ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    directory: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    answers: Callable[[Server], bool] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Server]:
+    """Run ``python -m`` with ``command``, which is to serve on ``port``; else as ``running``.
+
+    ``answers`` tells whether it is there, without it a page is asked for. ``pass_fds`` are the
+    file descriptors that it inherits.
+    """
+    log = directory / f"{name}-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=PROJECT,
+            env={**os.environ, **(environ or {}), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    server = Server(name, port, process, log)
     try:
+        wait_until(lambda: _is_up(server, answers or _answers), "the first answer", server)
         yield server
         if server.process.returncode is None:
             server.stop()
@@ -139,39 +178,21 @@ def running(
         print(f"--- the log of {name} ---\n{server.logged()}")
 
 
-def _start(name, directory, app, options, environ) -> Server:
-    port = free_port()
-    first, *arguments = COMMANDS[name].format(port=port, app=app).split()
-    log = directory / f"{name}-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", first, *options, *arguments],
-            cwd=PROJECT,
-            env={**environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(name, port, process, log)
-    try:
-        wait_until(lambda: _answers(server), "the first answer", server)
-    except BaseException:
-        server.kill()
-        raise
-    return server
-
-
-def _answers(server: Server) -> bool:
+def _is_up(server: Server, answers: Callable[[Server], bool]) -> bool:
     if server.process.poll() is not None:
         raise AssertionError(f"{server.name} does not start:\n{server.logged()}")
     try:
-        return clients.get(server, "/").whole
+        return answers(server)
     except OSError:
         return False
 
 
+def _answers(server: Server) -> bool:
+    return clients.get(server, "/").whole
+
+
 def free_port() -> int:
+    """A port that nobody listens on."""
     # Below those that the kernel gives to clients: none of them can take it meanwhile.
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):

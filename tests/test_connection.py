@@ -8,7 +8,11 @@ import pytest
 from pyramid.httpexceptions import HTTPConflict
 
 from pyramid_asgi_consumers.connection import Endpoint, Limit
-from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect
+from pyramid_asgi_consumers.exceptions import (
+    InvalidJSON,
+    SubscriptionOverflow,
+    WebSocketDisconnect,
+)
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from tests.asgi import body_of, http_scope, run, websocket_scope
@@ -131,6 +135,19 @@ async def test_what_a_task_group_wraps_counts(error, code, caplog):
         : 1 + bool(code)
     ]
     assert ("failed" in caplog.text) is (code == 1011)
+
+
+@pytest.mark.parametrize("accepts, last", [(True, 1013), (False, 503)])
+async def test_a_consumer_that_is_too_slow_is_asked_to_try_again_later(accepts, last, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        if accepts:
+            await send({"type": "websocket.accept"})
+        raise SubscriptionOverflow(("room",), 5)
+
+    events = await run_endpoint(app)
+    assert last in [event.get("code") or event.get("status") for event in events]
+    assert "closes with 1013: More than 5 events waited for a subscriber of room" in caplog.text
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError])

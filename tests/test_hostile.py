@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPForbidden
 from pyramid.response import FileIter, Response
+from pyramid.security import NO_PERMISSION_REQUIRED
 
 KINDS = ("echo", "stream", "file", "crash", "crash-late", "short", "write")
 
@@ -55,6 +56,12 @@ async def forbidden(scope, receive, send):
     raise HTTPForbidden
 
 
+async def function(websocket):
+    await websocket.accept()
+    async for message in websocket:
+        await websocket.send(message)
+
+
 async def http_crash(scope, receive, send):
     if scope["path_params"]["when"] == "late":
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -69,6 +76,8 @@ def make_app():
         config.add_asgi_consumer("/ws", "websocket", echo)
         config.add_asgi_consumer("/ws/forbidden/{when}", "websocket", forbidden)
         config.add_asgi_consumer("/http/{when}", "http", http_crash)
+        config.add_websocket("/function", function)
+        config.add_websocket("/guarded", function, permission=NO_PERMISSION_REQUIRED)
         return config.make_asgi_app()
 
 
@@ -112,10 +121,9 @@ class Client:
         self.sent.append(message)
 
 
-paths = st.sampled_from(
-    [f"/view/{kind}" for kind in KINDS]
-    + ["/ws", "/ws\n", "/ws/forbidden/early", "/ws/forbidden/late", "/http/early", "/http/late"]
-) | st.text(max_size=8)
+PAGES = [f"/view/{kind}" for kind in KINDS] + ["/http/early", "/http/late"]
+WEBSOCKETS = ["/ws", "/ws/forbidden/early", "/ws/forbidden/late", "/function", "/guarded"]
+paths = st.sampled_from(PAGES + WEBSOCKETS + ["/ws\n"]) | st.text(max_size=8)
 headers = st.lists(
     st.tuples(
         st.sampled_from([b"host", b"origin", b"cookie", b"content-length", b"content-type"])
@@ -169,6 +177,34 @@ def app(loop):
     app = make_app()
     yield app
     assert loop.run_until_complete(app.bridge.pool.drain(20))
+    assert loop.run_until_complete(app.handshakes.pool.drain(20))
+
+
+async def serve(app, scope, client, cancel_after):
+    task = asyncio.ensure_future(app(scope, client.receive, client.send))
+    for _ in range(cancel_after):
+        await asyncio.sleep(0)
+    if cancel_after < 30:
+        task.cancel()
+    await asyncio.wait((task,), timeout=20)
+    assert task.done()
+    # A view goes on when its request is cancelled; what it logs belongs to this request.
+    assert await app.bridge.pool.drain(20)
+    assert await app.handshakes.pool.drain(20)
+    return None if task.cancelled() else task.exception()
+
+
+@pytest.mark.parametrize("path", PAGES + WEBSOCKETS)
+def test_what_is_served_at_random_is_served(app, loop, path):
+    kind = "http" if path in PAGES else "websocket"
+    messages = [{"type": "http.request", "body": b"hello"}]
+    if kind == "websocket":
+        messages = [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "hello"}]
+    scope = {"type": kind, "path": path, "headers": [], "method": "POST"}
+    scope["extensions"] = {"websocket.http.response": {}}
+    client = Client(kind, messages, 100)
+    loop.run_until_complete(serve(app, scope, client, 40))
+    assert client.sent[0].get("status", 0) < 404 or "early" in path or path == "/view/crash"
 
 
 def warnings(caplog):
@@ -177,18 +213,6 @@ def warnings(caplog):
 
 def test_nothing_is_left_running_and_nothing_is_logged_twice(app, loop, caplog):
     caplog.set_level(logging.INFO)
-
-    async def serve(scope, client, cancel_after):
-        task = asyncio.ensure_future(app(scope, client.receive, client.send))
-        for _ in range(cancel_after):
-            await asyncio.sleep(0)
-        if cancel_after < 30:
-            task.cancel()
-        await asyncio.wait((task,), timeout=20)
-        assert task.done()
-        # A view goes on when its request is cancelled; what it logs belongs to this request.
-        assert await app.bridge.pool.drain(20)
-        return None if task.cancelled() else task.exception()
 
     def files():
         return len(os.listdir("/proc/self/fd"))
@@ -201,7 +225,7 @@ def test_nothing_is_left_running_and_nothing_is_logged_twice(app, loop, caplog):
         caplog.clear()
         kind, messages = exchange
         client = Client(kind, messages, takes)
-        error = loop.run_until_complete(serve({"type": kind, **scope}, client, cancel_after))
+        error = loop.run_until_complete(serve(app, {"type": kind, **scope}, client, cancel_after))
         types = [message["type"] for message in client.sent]
         # An exception is only for a server to see that has to break a connection off.
         assert error is None or types[:1] == ["http.response.start"], error

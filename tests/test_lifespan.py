@@ -121,6 +121,11 @@ async def test_a_failing_stop_says_why_and_leaves_the_others(caplog):
     assert happened == ["enter a", "enter b", "leave b", "leave a"]
 
 
+async def run_within(app):
+    async with running(app) as state:
+        return state
+
+
 async def test_an_application_can_be_run_within_its_lifespan():
     happened = []
     async with running(Lifespan(None, [context("a", happened, {"x": 1})], drained)) as state:
@@ -131,11 +136,9 @@ async def test_an_application_can_be_run_within_its_lifespan():
 
 async def test_what_fails_to_start_or_stop_is_raised(caplog):
     with pytest.raises(LifespanError, match="ValueError: no"):
-        async with running(Lifespan(None, [context("a", [], at_start=ValueError("no"))], drained)):
-            raise AssertionError("It started")
+        await run_within(Lifespan(None, [context("a", [], at_start=ValueError("no"))], drained))
     with pytest.raises(LifespanError, match="ValueError: no"):
-        async with running(Lifespan(None, [context("a", [], at_end=ValueError("no"))], drained)):
-            pass
+        await run_within(Lifespan(None, [context("a", [], at_end=ValueError("no"))], drained))
 
 
 async def test_a_failure_without_a_message_is_raised():
@@ -143,8 +146,7 @@ async def test_a_failure_without_a_message_is_raised():
         await send({"type": "lifespan.startup.failed"})
 
     with pytest.raises(LifespanError, match="the startup failed"):
-        async with running(app):
-            raise AssertionError("It started")
+        await run_within(app)
 
 
 async def test_an_application_without_a_lifespan_is_left_without():
@@ -155,8 +157,7 @@ async def test_an_application_without_a_lifespan_is_left_without():
         return
 
     for app in (raising, returning):
-        async with running(app) as state:
-            assert state == {}
+        assert await run_within(app) == {}
 
 
 async def test_an_application_that_breaks_while_it_stops_is_an_error():
@@ -167,8 +168,7 @@ async def test_an_application_that_breaks_while_it_stops_is_an_error():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        async with running(app):
-            pass
+        await run_within(app)
 
 
 async def test_no_task_is_left_when_the_body_fails():

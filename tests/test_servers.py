@@ -17,6 +17,7 @@ UVICORN = {"uvicorn-websockets", "uvicorn-sansio", "uvicorn-wsproto"}
 ACCEPT_HEADERS = "The headers of ``websocket.accept``"
 DENIAL = "The status, headers and body of a refusal"
 EARLY_UPLOADS = "An upload is read as it comes"
+RESTART = "Websockets are closed with 1012 when it stops"
 
 #: What servers cannot do. Each server is held to each line, so that one that learns it fails the
 #: test; README.rst has the same table.
@@ -28,6 +29,7 @@ CANNOT = {
     "Empty websocket messages": {"daphne"},
     EARLY_UPLOADS: {"daphne"},
     "A consumer's ``send`` waits for a slow client": {"daphne"},
+    RESTART: {"hypercorn", "granian"},
     "Exit status 0 after SIGTERM": UVICORN,
 }
 
@@ -392,12 +394,28 @@ def test_lifespan_contexts_are_entered_once_and_their_state_reaches_consumers(se
 @pytest.mark.parametrize("name", COMMANDS)
 def test_it_stops_in_good_order(name, tmp_path):
     with running(name, tmp_path) as server:
-        with clients.websocket(server, "/ws") as websocket, clients.raw(server) as idle:
+        with (
+            clients.websocket(server, "/ws") as websocket,
+            clients.raw(server) as idle,
+            clients.raw(server) as upload,
+        ):
             idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             clients.read_until(idle, b"A Pyramid page")
-            status = server.stop()
-            clients.closed(websocket)
+            path = b"/upload?name=late"
+            upload.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n" % path)
+            upload.sendall(b"\r\nfour")
+            if name not in CANNOT[EARLY_UPLOADS]:
+                began = f"began {path.decode()}"
+                wait_until(lambda: happened(server, began), "the upload", server)
+            server.process.send_signal(signal.SIGTERM)
+            if name not in CANNOT[RESTART]:
+                assert clients.closed(websocket).code == 1012
+            upload.sendall(b"more")
+            assert b" 200 " in clients.read_until(upload, b'"read":[8]')
+            status = server.ended()
+            closed = clients.closed(websocket)
         log = server.logged()
+    check(server, RESTART, closed == Close(1012, ""))
     assert status in (0, -signal.SIGTERM)
     check(server, "Exit status 0 after SIGTERM", status == 0)
     assert re.findall(r"The (\w+) context is left|(Starlette)'s lifespan is left", log) == [

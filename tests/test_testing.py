@@ -816,6 +816,7 @@ def test_the_application_itself_is_not_changed():
 
     app = make(view, ("/ws", "websocket", consumer, OPEN))
     before = {**vars(app), "_endpoints": {}}
+    others = set(threading.enumerate())
 
     async def serve():
         connect = {"type": "websocket.connect"}
@@ -824,7 +825,7 @@ def test_the_application_itself_is_not_changed():
         assert body_of(await run(app, http_scope())) == b"asgi-view-1 None"
         pools = [each for each in threading.enumerate() if each.name.startswith("asgi-")]
         await app.lifespan.drain()
-        return pools
+        return set(pools) - others
 
     with (
         TestApp(app, extra_environ={"my.key": 7}) as testapp,

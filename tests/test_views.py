@@ -370,12 +370,16 @@ async def test_an_async_forbidden_view_refuses_a_handshake(config):
         return Response("async", status=403)
 
     async def consumer(scope, receive, send):
-        raise AssertionError("It was let in")
+        await send({"type": "websocket.accept"})
 
     config.add_forbidden_view(forbidden)
     config.add_asgi_consumer("/ws", "websocket", consumer, permission="see")
-    sent = await run(config.make_asgi_app(), websocket_scope(), {"type": "websocket.connect"})
+    app = config.make_asgi_app()
+    connect = {"type": "websocket.connect"}
+    sent = await run(app, websocket_scope(), connect)
     assert (sent[0]["status"], body_of(sent)) == (403, b"async")
+    sent = await run(app, websocket_scope(headers=[(b"x-user", b"me")]), connect)
+    assert sent[0]["type"] == "websocket.accept"
 
 
 async def test_only_a_disconnect_means_that_the_client_has_left(config):

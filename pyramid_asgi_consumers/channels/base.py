@@ -1,0 +1,351 @@
+"""What every backend shares: events and gaps, their encoding, feeds and subscriptions."""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyramid_asgi_consumers.exceptions import SubscriptionOverflow
+
+log = logging.getLogger(__name__)
+
+#: Where an event stands in its channel: an epoch, which begins anew where data was lost, and a
+#: number that counts from 1 within it.
+Position = tuple[int, int]
+
+#: Before the first event of a channel.
+NOWHERE: Position = (0, 0)
+
+MOST_CHARACTERS = 200
+OVERFLOWS = ("drop_oldest", "close")
+LOG_INTERVAL = 60.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What was published.
+
+    ``channel`` is its name; ``id`` is opaque and, compared as text, ordered within the channel;
+    ``data`` is what was published, shared by all subscribers of the process, so not to be changed;
+    ``json`` is the same as JSON text, None where it is bytes.
+    """
+
+    __slots__ = ("channel", "id", "data", "json")
+
+    channel: str
+    id: str
+    data: Any
+    json: str | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Events of ``channel`` are missing here, ``missed`` of them; None where nobody knows."""
+
+    __slots__ = ("channel", "missed")
+
+    channel: str
+    missed: int | None
+
+
+Item = Event | Gap
+
+#: A stored event: its position, that of the event before it, and itself where it was kept.
+Row = tuple[Position, Position, Event | None]
+
+
+def check_name(name: Any) -> str:
+    """Return ``name``; raise ValueError where it cannot name a channel."""
+    if not isinstance(name, str) or not 0 < len(name) <= MOST_CHARACTERS:
+        raise ValueError(
+            f"a channel's name must be a str of 1 to {MOST_CHARACTERS} characters,"
+            f" not {name!r:.250}"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"a channel's name must be valid Unicode, not {name!r}") from None
+    return name
+
+
+def encode(data: Any) -> bytes:
+    """Return ``data`` as it is stored and sent.
+
+    Raises TypeError, naming the type, for what is neither bytes nor carried by JSON.
+    """
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return b"b" + bytes(data)
+    try:
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return b"j" + text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"channels carry bytes and what JSON carries, not this {type(data).__name__}: {error}"
+        ) from error
+
+
+def decode(payload: bytes) -> tuple[Any, str | None]:
+    """Return the data that was encoded, and its JSON text if it is not bytes.
+
+    Raises ValueError for anything that :func:`encode` never made.
+    """
+    kind, content = payload[:1], payload[1:]
+    if kind == b"b":
+        return content, None
+    if kind != b"j":
+        raise ValueError("neither bytes nor JSON")
+    text = content.decode()
+    try:
+        return json.loads(text), text
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deep") from error
+
+
+def make_id(position: Position) -> str:
+    """Return the id of the event at ``position``."""
+    return f"{position[0]:016d}-{position[1]:016d}"
+
+
+def position_of(event_id: str) -> Position | None:
+    """Return where the event with this id stands, None for an id that never was one."""
+    match = re.fullmatch(r"([0-9]{16})-([0-9]{16})", event_id)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def gap_between(channel: str, last: Position, position: Position) -> Gap | None:
+    """Return what is missing between two events that a live feed got one after the other.
+
+    An epoch that is seen from its first event on was not missed by a feed that was live.
+    """
+    if last[0] == position[0]:
+        missed = position[1] - last[1] - 1
+        return Gap(channel, missed) if missed > 0 else None
+    return None if position[1] == 1 else Gap(channel, None)
+
+
+def catch_up(
+    channel: str, after: Position | None, head: Position | None, rows: Iterable[Row], again: bool
+) -> tuple[list[Item], Position]:
+    """Return the items that lead from one position to the newest, and where that is.
+
+    ``after`` is the last event that was seen, None if that cannot be told; ``head`` the newest
+    event, None if there is none; ``rows`` those still stored. Where ``after`` never was, a gap
+    stands for all that is unknown, and everything stored follows if ``again`` is true.
+    """
+    if head is None:
+        return ([] if after == NOWHERE else [Gap(channel, None)]), NOWHERE
+    items: list[Item] = []
+    at = after
+    if at is None or at > head:
+        items.append(Gap(channel, None))
+        after = at = None
+    for position, before, event in rows if after is not None or again else ():
+        if event is None or (after is not None and position <= after):
+            continue
+        if at is not None and before != at:
+            items.append(Gap(channel, _count(at, position, 1)))
+        items.append(event)
+        at = position
+    if at is not None and at < head:
+        items.append(Gap(channel, _count(at, head, 0)))
+    return items, head if at is None else max(at, head)
+
+
+def _count(last: Position, position: Position, present: int) -> int | None:
+    return position[1] - last[1] - present if last[0] == position[0] else None
+
+
+class Overflows:
+    """Counts what slow subscribers lose, and logs it once a minute."""
+
+    def __init__(self) -> None:
+        #: Events lost, or subscriptions closed, since the process began.
+        self.total = 0
+        self._logged = 0
+        self._next = 0.0
+
+    def count(self, channels: tuple[str, ...]) -> None:
+        self.total += 1
+        now = time.monotonic()
+        if now >= self._next:
+            log.warning(
+                "Slow subscribers lost %d events since this was last logged, one of them of %s",
+                self.total - self._logged,
+                ", ".join(channels),
+            )
+            self._logged = self.total
+            self._next = now + LOG_INTERVAL
+
+
+class Feed:
+    """One channel as one event loop gets it: who subscribed there, and what they got last."""
+
+    __slots__ = ("channel", "last", "subscribers")
+
+    def __init__(self, channel: str, last: Position | None) -> None:
+        self.channel = channel
+        self.last = last
+        self.subscribers: dict[Subscription, None] = {}
+
+    def deliver(self, position: Position, event: Event) -> None:
+        """Hand an event to all, once, and first a gap if others are missing before it."""
+        if self.last is not None:
+            if position[0] == self.last[0] and position <= self.last:
+                return
+            gap = gap_between(self.channel, self.last, position)
+            if gap is not None:
+                self.put(gap)
+        self.last = position
+        self.put(event)
+
+    def put(self, item: Item) -> None:
+        """Append ``item`` to the queue of every subscriber."""
+        for subscription in self.subscribers:
+            subscription.put(item)
+
+
+class Subscription:
+    """An asynchronous context manager, and within it the iterator over what arrives.
+
+    It belongs to the event loop and the ``async with`` that entered it. It yields :class:`Event`
+    and, where events are missing, :class:`Gap`. Made by :meth:`.Channels.subscribe`.
+    """
+
+    __slots__ = (
+        "channels",
+        "since",
+        "presence",
+        "_backend",
+        "_overflows",
+        "_limit",
+        "_closes",
+        "_loop",
+        "_open",
+        "_error",
+        "_replay",
+        "_missed",
+        "_queue",
+        "_waiter",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        backend: Any,
+        overflows: Overflows,
+        channels: tuple[str, ...],
+        since: Mapping[str, str],
+        max_queue: int,
+        overflow: str,
+        presence: bytes | None,
+    ) -> None:
+        #: The names of the channels, without repeats.
+        self.channels = channels
+        #: The id of the last event seen, for those channels that are to be replayed.
+        self.since = since
+        #: Who subscribes, encoded.
+        self.presence = presence
+        self._backend = backend
+        self._overflows = overflows
+        self._limit = max_queue
+        self._closes = overflow == "close"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = False
+        self._error: SubscriptionOverflow | None = None
+        self._replay: deque[Item] | None = None
+        self._missed: dict[str, int | None] | None = None
+        self._queue: deque[Item] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> "Subscription":
+        if self._loop is not None:
+            raise RuntimeError("A subscription is entered once; call subscribe() again")
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        try:
+            await self._backend.attach(self)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._open = False
+        self._queue.clear()
+        self._replay = self._missed = None
+        self._wake()
+        await self._backend.detach(self)
+
+    def __aiter__(self) -> "Subscription":
+        return self
+
+    async def __anext__(self) -> Item:
+        while True:
+            if self._replay:
+                return self._replay.popleft()
+            if self._missed:
+                channel = next(iter(self._missed))
+                return Gap(channel, self._missed.pop(channel))
+            if self._queue:
+                return self._queue.popleft()
+            if self._error is not None:
+                raise self._error
+            if not self._open:
+                if self._loop is None:
+                    raise RuntimeError("A subscription is iterated within its `async with`")
+                raise StopAsyncIteration
+            if self._waiter is not None:
+                raise RuntimeError("A subscription is iterated by one task at a time")
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def replay(self, items: Iterable[Item]) -> None:
+        """Put stored items in front of the queue; they do not count against its length."""
+        if self._replay is None:
+            self._replay = deque()
+        self._replay.extend(items)
+        self._wake()
+
+    def put(self, item: Item) -> None:
+        """Append to the queue and wake who waits for it; called on the subscription's loop."""
+        if len(self._queue) >= self._limit and not self._make_room():
+            return
+        self._queue.append(item)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _make_room(self) -> bool:
+        if self._error is not None:
+            return False
+        self._overflows.count(self.channels)
+        if self._closes:
+            self._error = SubscriptionOverflow(self.channels, self._limit)
+            self._limit = 0
+            self._queue.clear()
+            self._wake()
+            return False
+        oldest = self._queue.popleft()
+        lost = oldest.missed if isinstance(oldest, Gap) else 1
+        if self._missed is None:
+            self._missed = {}
+        before = self._missed.get(oldest.channel, 0)
+        self._missed[oldest.channel] = None if lost is None or before is None else before + lost
+        return True
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def make_event(channel: str, position: Position, decoded: tuple[Any, str | None]) -> Event:
+    """Return the event at ``position``, of what :func:`decode` returned."""
+    return Event(channel, make_id(position), *decoded)

@@ -1,0 +1,223 @@
+"""Channels as an application sees them: awaitable, and from a request's synchronous world."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from pyramid_asgi_consumers.channels.base import (
+    OVERFLOWS,
+    Overflows,
+    Subscription,
+    check_name,
+    encode,
+)
+from pyramid_asgi_consumers.exceptions import ChannelsError
+from pyramid_asgi_consumers.interfaces import IChannels
+
+log = logging.getLogger(__name__)
+
+
+def channels_of(registry: Any) -> "Channels":
+    """Return the :class:`Channels` of the application with this registry."""
+    return registry.getUtility(IChannels)
+
+
+class Channels:
+    """Publish and subscribe on the event loop.
+
+    ``backend`` provides :class:`.IChannelsBackend`.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.overflows = Overflows()
+
+    async def publish(self, name: str, data: Any) -> str:
+        """Publish ``data``, bytes or what JSON carries, on the channel ``name``; return its id.
+
+        Raises ValueError for a name that cannot be one, TypeError for data that cannot be sent,
+        :class:`.PublishRefused` where it was not published and :class:`.PublishUnknown` where
+        nobody knows.
+        """
+        return await self.backend.publish(check_name(name), encode(data))
+
+    def subscribe(
+        self,
+        *names: str,
+        since: str | Mapping[str, str] | None = None,
+        max_queue: int = 1000,
+        overflow: str = "drop_oldest",
+        presence: Any = None,
+    ) -> Subscription:
+        """Return a subscription to these channels: ``async with … as events``.
+
+        ``since`` is the id of the last event that was seen (with several channels, a mapping from
+        name to id): what is still stored of those after it comes first. ``max_queue`` events may
+        wait for a slow subscriber; beyond that, with ``overflow="drop_oldest"`` the oldest give way
+        to a :class:`.Gap`, with ``"close"`` the iteration raises :class:`.SubscriptionOverflow`.
+        ``presence``, what JSON carries, is shown by :meth:`present` meanwhile.
+
+        Raises ValueError, and TypeError for a ``presence`` that cannot be sent.
+        """
+        if not names:
+            raise ValueError("subscribe: expected the name of a channel at least")
+        channels = tuple(dict.fromkeys(check_name(name) for name in names))
+        if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
+            raise ValueError(
+                f"subscribe: max_queue must be a whole number of at least 1, not {max_queue!r}"
+            )
+        if overflow not in OVERFLOWS:
+            raise ValueError(
+                f"subscribe: overflow must be one of {', '.join(OVERFLOWS)}, not {overflow!r}"
+            )
+        return Subscription(
+            self.backend,
+            self.overflows,
+            channels,
+            _positions(channels, since),
+            max_queue,
+            overflow,
+            None if presence is None else encode(presence),
+        )
+
+    async def present(self, name: str) -> list[Any]:
+        """Return who subscribes to ``name`` with a ``presence``: these, without repeats.
+
+        The members of a process that was killed are shown for 30 seconds at most.
+        """
+        return await self.backend.present(check_name(name))
+
+
+def _positions(
+    channels: tuple[str, ...], since: str | Mapping[str, str] | None
+) -> Mapping[str, str]:
+    if since is None:
+        return {}
+    if isinstance(since, str) and len(channels) == 1:
+        return {channels[0]: since}
+    if not isinstance(since, Mapping) or not all(isinstance(x, str) for x in since.values()):
+        raise ValueError(
+            "subscribe: since must be the id of an event, or with several channels a mapping from"
+            f" name to id, not {since!r:.250}"
+        )
+    return dict(since)
+
+
+class RequestChannels:
+    """Publish from views, scripts and Celery tasks: ``request.channels``."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    @property
+    def _backend(self) -> Any:
+        return channels_of(self._request.registry).backend
+
+    def publish(self, name: str, data: Any) -> None:
+        """Publish ``data`` on the channel ``name`` once the transaction commits.
+
+        The transaction is that of ``request.tm``, if one is under way: an abort or a veto takes
+        the event back. A failure after the commit is logged. Without a transaction it is published
+        at once, and a failure raises as in :meth:`publish_now`.
+
+        Raises ValueError for a name that cannot be one, TypeError for data that cannot be sent,
+        RuntimeError on the thread of an event loop.
+        """
+        _refuse_on_loop("publish", "await request.channels.apublish(name, data)")
+        message = (check_name(name), encode(data))
+        if not self._joins(message):
+            self._publish_now(message)
+
+    def publish_now(self, name: str, data: Any) -> str:
+        """Publish ``data`` on the channel ``name`` without regard to a transaction; return its id.
+
+        Raises :class:`.PublishRefused` where it was not published, :class:`.PublishUnknown` where
+        nobody knows, and otherwise as :meth:`publish`.
+        """
+        _refuse_on_loop("publish_now", "await websocket.channels.publish(name, data)")
+        return self._publish_now((check_name(name), encode(data)))
+
+    async def apublish(self, name: str, data: Any) -> None:
+        """Do what :meth:`publish` does, on an event loop: in an ``async def`` view."""
+        message = (check_name(name), encode(data))
+        if not self._joins(message):
+            await self._backend.publish(*message)
+
+    def _publish_now(self, message: tuple[str, bytes]) -> str:
+        (result,) = self._backend.publish_many([message])
+        if isinstance(result, ChannelsError):
+            raise result
+        return result
+
+    def _joins(self, message: tuple[str, bytes]) -> bool:
+        transaction = _transaction(self._request)
+        if transaction is None:
+            return False
+        backend = self._backend
+        try:
+            messages = transaction.data(backend)
+        except KeyError:
+            messages = None
+        if messages is None:
+            messages = []
+            transaction.set_data(backend, messages)
+            transaction.addAfterCommitHook(_after_commit, (transaction, backend, messages))
+        messages.append(message)
+        return True
+
+
+class _Synchronizer:
+    # A manager tells a new synchronizer of the transaction under way, and only of that: get()
+    # would begin one.
+    transaction = None
+
+    def newTransaction(self, transaction: Any) -> None:
+        self.transaction = transaction
+
+
+def _transaction(request: Any) -> Any:
+    manager = getattr(request, "tm", None)
+    if manager is None:
+        return None
+    synchronizer = _Synchronizer()
+    manager.registerSynch(synchronizer)
+    manager.unregisterSynch(synchronizer)
+    return synchronizer.transaction
+
+
+def _after_commit(
+    success: bool, transaction: Any, backend: Any, messages: list[tuple[str, bytes]]
+) -> None:
+    # Another hook may publish after this one: that takes a hook of its own.
+    transaction.set_data(backend, None)
+    if not success:
+        return
+    if _runs_a_loop():
+        threading.Thread(target=_publish_committed, args=(backend, messages)).start()
+    else:
+        _publish_committed(backend, messages)
+
+
+def _publish_committed(backend: Any, messages: list[tuple[str, bytes]]) -> None:
+    for (name, _), result in zip(messages, backend.publish_many(messages), strict=True):
+        if isinstance(result, ChannelsError):
+            log.error("Not published on %r after the commit: %s", name, result)
+
+
+def _refuse_on_loop(method: str, instead: str) -> None:
+    if _runs_a_loop():
+        raise RuntimeError(
+            f"request.channels.{method} would block the event loop of this thread: use `{instead}`"
+        )
+
+
+def _runs_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

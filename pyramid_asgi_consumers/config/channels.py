@@ -1,0 +1,111 @@
+"""``config.set_channels_backend``, ``request.channels`` and the settings ``asgi.channels*``."""
+
+from contextlib import asynccontextmanager
+
+from pyramid.config import PHASE3_CONFIG
+from pyramid.exceptions import ConfigurationError
+from zope.interface import Invalid
+from zope.interface.verify import verifyObject
+
+from pyramid_asgi_consumers.channels.faces import Channels, RequestChannels, channels_of
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.interfaces import (
+    IChannels,
+    IChannelsBackend,
+    ILifespanFactories,
+)
+
+SCHEMES = ("memory", "redis", "rediss", "unix")
+
+
+def set_channels_backend(config, backend):
+    """Have ``backend`` carry the events of channels, whatever ``asgi.channels`` says.
+
+    It has the methods of :class:`.IChannelsBackend`, or is a dotted name of such an object. Raises
+    ConfigurationError that names what is missing.
+    """
+    resolved = config.maybe_dotted(backend)
+    try:
+        verifyObject(IChannelsBackend, resolved, tentative=True)
+    except Invalid as error:
+        raise ConfigurationError(
+            f"set_channels_backend: backend must have the methods of IChannelsBackend: {error}"
+        ) from None
+    introspectable = config.introspectable(
+        "asgi channels", "backend", config.object_description(resolved), "channels backend"
+    )
+    introspectable["backend"] = resolved
+
+    def register():
+        config.registry.registerUtility(Channels(resolved), IChannels)
+
+    config.action("asgi channels backend", register, introspectables=(introspectable,))
+
+
+def _backend(settings):
+    url = settings.get("asgi.channels") or "memory://"
+    history = _number(settings, "asgi.channels.history", int, 0, least=0)
+    timeout = _number(settings, "asgi.channels.timeout", float, 5.0)
+    expiry = _number(settings, "asgi.channels.expiry", int, 86400)
+    prefix = settings.get("asgi.channels.prefix", "asgi:")
+    scheme, separator, _ = str(url).partition("://")
+    if scheme not in SCHEMES or not separator:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ConfigurationError(f"asgi.channels must be a URL with one of {known}, not {url!r}")
+    if scheme == "memory":
+        if url != "memory://":
+            raise ConfigurationError(f"asgi.channels: memory:// takes nothing more, not {url!r}")
+        return MemoryBackend(history, expiry)
+    try:
+        from pyramid_asgi_consumers.channels.redis import RedisBackend
+    except ImportError as error:
+        raise ConfigurationError(
+            f"asgi.channels = {scheme}://… needs redis-py ({error}):"
+            ' pip install "pyramid_asgi_consumers[redis]"'
+        ) from error
+    try:
+        return RedisBackend(url, history, timeout, expiry, prefix)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"asgi.channels: {error}") from error
+
+
+def _number(settings, name, kind, default, least=None):
+    value = settings.get(name, default)
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not (number > 0 if least is None else number >= least):
+        expected = "a whole number" if kind is int else "a number"
+        bound = "more than 0" if least is None else f"at least {least}"
+        raise ConfigurationError(f"{name} must be {expected} of {bound}, not {value!r}")
+    return number
+
+
+@asynccontextmanager
+async def _channels_lifespan(registry):
+    try:
+        yield
+    finally:
+        await channels_of(registry).backend.aclose()
+
+
+class _ChannelsOfRequest:
+    # Pyramid binds what is added as a method; for a property it would make a class for each
+    # request, which costs twice what an empty view does.
+    def __get__(self, request, owner=None):
+        return RequestChannels(request)
+
+
+def includeme(config):
+    config.add_directive("set_channels_backend", set_channels_backend)
+    config.add_request_method(_ChannelsOfRequest(), "channels")
+
+    def ensure():
+        registry = config.registry
+        if registry.queryUtility(IChannels) is None:
+            registry.registerUtility(Channels(_backend(registry.settings)), IChannels)
+        # First to be entered, so last to be left: what the application stops may still publish.
+        registry.getUtility(ILifespanFactories).insert(0, _channels_lifespan)
+
+    config.action("asgi channels", ensure, order=PHASE3_CONFIG + 1)
