@@ -27,8 +27,10 @@ pytestmark = pytest.mark.deployment
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def site(request, tmp_path_factory):
-    with deployed(request.param, tmp_path_factory.mktemp(request.param)) as site:
+def site(request, tmp_path_factory, redis_server):
+    environ = {"CHANNELS": redis_server.url}
+    directory = tmp_path_factory.mktemp(request.param)
+    with deployed(request.param, directory, environ=environ) as site:
         yield site
 
 
@@ -129,6 +131,19 @@ def test_the_chunks_of_a_download_arrive_as_they_are_made(site):
             until.touch()
             assert response.read() == b"second\n"
     until.unlink()
+
+
+def test_what_a_process_publishes_reaches_the_websockets_of_another(site):
+    with site.websocket("/ws/room") as websocket:
+        own = int(websocket.recv(DEADLINE))
+        published = []
+
+        def by_another():
+            published.append(int(site.ask("/publish").content))
+            return published[-1] != own
+
+        wait_until(by_another, "a request to the other process", site)
+        assert [int(websocket.recv(DEADLINE)) for _ in published] == published
 
 
 # Processes that end.

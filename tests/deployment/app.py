@@ -1,6 +1,7 @@
 """The application that ``test_deployment.py`` deploys: what a project would have.
 
-Environment variables: ``ROOT_PATH`` is the setting ``asgi.root_path``.
+Environment variables: ``ROOT_PATH`` is the setting ``asgi.root_path``, ``CHANNELS`` is
+``asgi.channels``.
 """
 
 import hashlib
@@ -87,6 +88,12 @@ def stream(request):
     return response
 
 
+def publish(request):
+    """Tell all in the room which process this is."""
+    request.channels.publish("room", os.getpid())
+    return process(request)
+
+
 async def echo(scope, receive, send):
     await receive()
     await send({"type": "websocket.accept"})
@@ -107,15 +114,29 @@ async def who(scope, receive, send):
     await receive()
 
 
+async def room(websocket):
+    """Tells which process this is, and what is published in the room."""
+    await websocket.accept()
+    async with websocket.channels.subscribe("room") as events:
+        await websocket.send(str(os.getpid()))
+        async for event in events:
+            await websocket.send(event.json)
+
+
 def main():
-    with Configurator(settings={"asgi.root_path": os.environ.get("ROOT_PATH", "")}) as config:
+    settings = {
+        "asgi.root_path": os.environ.get("ROOT_PATH", ""),
+        "asgi.channels": os.environ.get("CHANNELS", "memory://"),
+    }
+    with Configurator(settings=settings) as config:
         config.include("pyramid_asgi_consumers")
         config.set_security_policy(SecurityPolicy())
         config.set_session_factory(SignedCookieSessionFactory("secret", secure=True))
-        for view in (home, process, login, environ, upload, add, stream):
+        for view in (home, process, login, environ, upload, add, stream, publish):
             config.add_route(view.__name__, f"/{view.__name__}")
             config.add_view(view, route_name=view.__name__)
         config.add_asgi_consumer("/ws", "websocket", echo)
+        config.add_websocket("/ws/room", room)
         config.add_asgi_consumer("/ws/who", "websocket", who, permission="chat")
         return config.make_asgi_app()
 
