@@ -1,0 +1,67 @@
+"""The application of ``test_soak.py``, which tells what its process holds."""
+
+import asyncio
+import gc
+import json
+import os
+import threading
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid.security import NO_PERMISSION_REQUIRED
+
+from tests.clients import FILLER
+
+
+def page(request):
+    return Response(b"A Pyramid page")
+
+
+def upload(request):
+    return Response(request.body)
+
+
+def download(request):
+    """256 KiB in 64 chunks."""
+    return Response(app_iter=(FILLER[:4096] for _ in range(64)), content_length=64 * 4096)
+
+
+async def echo(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def held(scope, receive, send):
+    """How many tasks, threads, open files and resident bytes this process has."""
+    gc.collect()
+    with open("/proc/self/statm") as statm:
+        pages = int(statm.read().split()[1])
+    answer = {
+        "tasks": len(asyncio.all_tasks()),
+        "threads": threading.active_count(),
+        "files": len(os.listdir("/proc/self/fd")),
+        "memory": pages * os.sysconf("SC_PAGE_SIZE"),
+    }
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+def main():
+    # Small pools, all of whose threads are there after the warming up.
+    settings = {"asgi.threads": 4, "asgi.handshake_threads": 2}
+    with Configurator(settings=settings) as config:
+        config.include("pyramid_asgi_consumers")
+        for view in (page, upload, download):
+            config.add_route(view.__name__, f"/{view.__name__}")
+            config.add_view(view, route_name=view.__name__)
+        config.add_asgi_consumer("/ws/plain", "websocket", echo)
+        config.add_asgi_consumer(
+            "/ws/guarded", "websocket", echo, permission=NO_PERMISSION_REQUIRED
+        )
+        config.add_asgi_consumer("/held", "http", held)
+        return config.make_asgi_app()
+
+
+app = main()
