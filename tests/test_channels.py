@@ -53,7 +53,7 @@ class Redis:
         )
 
 
-@pytest.fixture(params=[Memory, Redis])
+@pytest.fixture(params=[Memory, pytest.param(Redis, marks=pytest.mark.redis)])
 def kind(request):
     if request.param is Memory:
         return Memory()

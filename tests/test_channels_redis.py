@@ -17,6 +17,8 @@ from pyramid_asgi_consumers.channels.redis import RedisBackend
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.redis
+
 SECONDS = 20
 EVENTS = 1000
 

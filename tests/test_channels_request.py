@@ -278,6 +278,7 @@ async def subscriber(redis_server):
     await backend.aclose()
 
 
+@pytest.mark.redis
 async def test_a_script_reaches_other_processes(redis_server, subscriber, tmp_path):
     ini = tmp_path / "script.ini"
     ini.write_text(
@@ -292,6 +293,7 @@ async def test_a_script_reaches_other_processes(redis_server, subscriber, tmp_pa
     assert await first(subscriber, script) == "from a script"
 
 
+@pytest.mark.redis
 async def test_a_wsgi_server_reaches_other_processes(redis_server, subscriber):
     wsgi_app = app({}, **{"asgi.channels": redis_server.url})
     server = create_server(wsgi_app, host="127.0.0.1", port=free_port())
@@ -530,7 +532,7 @@ async def room(websocket):
             await websocket.send(event.json)
 
 
-@pytest.mark.parametrize("backend", ["memory", "redis"])
+@pytest.mark.parametrize("backend", ["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def test_a_view_reaches_a_websocket(backend, request):
     url = "memory://" if backend == "memory" else request.getfixturevalue("redis_server").url
 

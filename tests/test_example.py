@@ -6,6 +6,8 @@ from tests.browser import browsing
 from tests.clients import HOST
 from tests.servers import running
 
+pytestmark = pytest.mark.browser
+
 #: Resolves to the list on the page as soon as it has ``length`` items.
 SHOWN = """new Promise((resolve) => {
   const list = document.querySelector("ul");
