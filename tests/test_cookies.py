@@ -1,7 +1,5 @@
 import sys
 import threading
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +8,8 @@ from webob import Request, Response
 
 from pyramid_asgi_consumers.cookies import Cookies
 
-NOW = datetime.now(timezone.utc)
-PAST, FUTURE = (format_datetime(NOW + timedelta(days=n), usegmt=True) for n in (-1, 1))
+PAST = "Tue, 01 Jan 2019 00:00:00 GMT"
+FUTURE = "Fri, 01 Jan 2999 00:00:00 GMT"
 
 
 def after(*set_cookies, header="a=1; b=2", path="/rooms/blue"):
