@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -211,11 +212,30 @@ def warnings(caplog):
     return [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_nothing_is_left_running_and_nothing_is_logged_twice(app, loop, caplog):
-    caplog.set_level(logging.INFO)
+def files():
+    return len(os.listdir("/proc/self/fd"))
 
-    def files():
-        return len(os.listdir("/proc/self/fd"))
+
+@pytest.fixture
+def nothing_left(app, loop):
+    threads, opened = threading.active_count(), files()
+    yield
+    loop.run_until_complete(app.bridge.pool.drain(20))
+    loop.run_until_complete(app.handshakes.pool.drain(20))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    wait_until(lambda: threading.active_count() <= threads)
+    assert files() == opened
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_nothing_is_left_running_and_nothing_is_logged_twice(app, loop, caplog, nothing_left):
+    caplog.set_level(logging.INFO)
 
     @settings(deadline=None, max_examples=400)
     @given(
@@ -233,12 +253,4 @@ def test_nothing_is_left_running_and_nothing_is_logged_twice(app, loop, caplog):
         assert ORDER.fullmatch("".join(f"{type_} " for type_ in types)), types
         assert len(asyncio.all_tasks(loop)) == 0
 
-    threads, opened = threading.active_count(), files()
     one()
-    loop.run_until_complete(app.bridge.pool.drain(20))
-    loop.run_until_complete(loop.shutdown_default_executor())
-    deadline = loop.time() + 20
-    while threading.active_count() > threads:
-        assert loop.time() < deadline
-        threading.Event().wait(0.01)
-    assert files() == opened
