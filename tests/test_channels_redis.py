@@ -321,10 +321,11 @@ async def test_a_thread_publishes_no_second_copy(server):
         assert check(fate, items[:-1]) == ([], [])
 
 
-async def test_a_silent_connection_is_given_up(server, monkeypatch, caplog):
+@pytest.mark.parametrize("presence", [None, "ann"])
+async def test_a_silent_connection_is_given_up(presence, server, monkeypatch, caplog):
     monkeypatch.setattr(module, "BEAT", 0.2)
     async with connected(server, timeout=0.5, history=10) as channels:
-        async with channels.subscribe("a", presence="ann") as events:
+        async with channels.subscribe("a", presence=presence) as events:
             await asyncio.sleep(0.5)
             assert outages(caplog) == (0, 0)
             server.pause()
@@ -625,3 +626,19 @@ async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch
         assert (await take(subscription, 1))[0].data == 1
         await subscription.__aexit__()
     assert unsettled == [0, 1]
+
+
+async def test_commands_that_wait_are_given_up_at_the_end(server):
+    backend = RedisBackend(server.url, timeout=2.0)
+    commands = module._Commands(backend._make_async_pool(), backend.timeout)
+    server.pause()
+    try:
+        first = commands.submit(module.LEAVE, b"a", b"b")
+        await until(lambda: not commands._waiting)
+        second = commands.submit(module.LEAVE, b"a", b"c")
+        await commands.aclose()
+    finally:
+        server.resume()
+    assert isinstance(first.future.exception(), PublishRefused)
+    assert isinstance(second.future.exception(), PublishRefused)
+    await module._Commands(backend._make_async_pool(), backend.timeout).aclose()

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-import time
+from operator import methodcaller
 
 import pytest
 from hypothesis import given, settings
@@ -218,20 +218,14 @@ def files():
 
 @pytest.fixture
 def nothing_left(app, loop):
-    threads, opened = threading.active_count(), files()
+    before, opened = set(threading.enumerate()), files()
     yield
     loop.run_until_complete(app.bridge.pool.drain(20))
     loop.run_until_complete(app.handshakes.pool.drain(20))
     loop.run_until_complete(loop.shutdown_default_executor())
-    wait_until(lambda: threading.active_count() <= threads)
+    list(map(methodcaller("join", 20), set(threading.enumerate()) - before))
+    assert set(threading.enumerate()) <= before
     assert files() == opened
-
-
-def wait_until(condition):
-    end = time.monotonic() + 20
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_nothing_is_left_running_and_nothing_is_logged_twice(app, loop, caplog, nothing_left):

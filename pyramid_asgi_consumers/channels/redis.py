@@ -644,9 +644,9 @@ class _Hub:
         duties = (self._write(connection), self._read(connection), self._settle(), self._beat())
         tasks = [asyncio.ensure_future(duty) for duty in duties]
         try:
+            # None of them ends but by an error.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            done.pop().result()
         finally:
             for task in tasks:
                 task.cancel()
