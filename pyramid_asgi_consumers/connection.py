@@ -114,7 +114,7 @@ class Endpoint:
         elif state == "open":
             try:
                 await send({"type": "websocket.close", "code": code, "reason": ""})
-            except (OSError, RuntimeError) as error:
+            except quirks.CLIENT_WAS_FASTER as error:
                 # Servers say in different ways that the client was faster.
                 log.debug("The client of %s had left: %r", self.consumer, error)
 

@@ -13,6 +13,10 @@ from typing import Any
 
 Headers = list[tuple[bytes, bytes]]
 
+#: What servers raise where a websocket that the client has closed is to be closed. AttributeError is
+#: that of Uvicorn 0.54's ``websockets`` implementation, whose client was reset just after it opened.
+CLIENT_WAS_FASTER = (OSError, RuntimeError, AttributeError)
+
 
 def root_path(scope: Mapping[str, Any]) -> str:
     """The root path that the scope states, as far as it can be trusted.

@@ -150,7 +150,7 @@ async def test_a_consumer_that_is_too_slow_is_asked_to_try_again_later(accepts, 
     assert "closes with 1013: More than 5 events waited for a subscriber of room" in caplog.text
 
 
-@pytest.mark.parametrize("error", [OSError, RuntimeError])
+@pytest.mark.parametrize("error", [OSError, RuntimeError, AttributeError])
 async def test_a_client_that_was_faster_to_close_is_no_error(error, caplog):
     async def app(scope, receive, send):
         await receive()
