@@ -13,8 +13,8 @@ from typing import Any
 
 Headers = list[tuple[bytes, bytes]]
 
-#: What servers raise where a websocket that the client has closed is to be closed. AttributeError is
-#: that of Uvicorn 0.54's ``websockets`` implementation, whose client was reset just after it opened.
+#: What servers raise where the client has closed a websocket that is to be closed; AttributeError
+#: is that of Uvicorn 0.54's ``websockets`` implementation, for a client that resets at once.
 CLIENT_WAS_FASTER = (OSError, RuntimeError, AttributeError)
 
 
