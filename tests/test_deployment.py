@@ -185,13 +185,21 @@ class Load:
     def __init__(self, site, clients=8):
         self.site = site
         self.clients = clients
-        self.got = Counter()
-        self.posted = Counter()
+        self._got = []
+        self._posted = []
         self._file = site.directory / "done"
         self._file.write_text("")
         self._numbers = itertools.count()
         self._enough = threading.Event()
         self._pool = ThreadPoolExecutor(2 * clients)
+
+    @property
+    def got(self):
+        return Counter(self._got)
+
+    @property
+    def posted(self):
+        return Counter(self._posted)
 
     @property
     def done(self):
@@ -215,14 +223,16 @@ class Load:
             while not self._enough.is_set():
                 connection.request("GET", "/home")
                 with connection.getresponse() as response:
-                    self.got[response.status] += len(response.read()) > 0
+                    assert response.read()
+                    self._got.append(response.status)
 
     def _post(self):
         with self.site.connection() as connection:
             while not self._enough.is_set():
                 connection.request("POST", f"/add?n={next(self._numbers)}&to={self._file}")
                 with connection.getresponse() as response:
-                    self.posted[response.status] += len(response.read()) > 0
+                    assert response.read()
+                    self._posted.append(response.status)
 
 
 def check_answers(load, restarts):
