@@ -136,6 +136,26 @@ def flood(request):
     return Response(app_iter=body(), content_type="application/octet-stream")
 
 
+all_here = asyncio.Event()
+
+
+async def together(request):
+    """Answer when 30 requests are here; all of them wait on the server's event loop."""
+    happened["guests"] += 1
+    if happened["guests"] == 30:
+        all_here.set()
+    await all_here.wait()
+    return Response(str(threading.get_ident()))
+
+
+async def wait(request):
+    happened["waits"] += 1
+    try:
+        await asyncio.Event().wait()
+    finally:
+        happened["waits no longer"] += 1
+
+
 def crash(request):
     raise RuntimeError(request.params["message"])
 
@@ -367,6 +387,8 @@ def make_app():
             "/late": late,
             "/release": release,
             "/flood": flood,
+            "/together": together,
+            "/wait": wait,
             "/crash": crash,
             "/crash-late": crash_late,
         }

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from websockets.frames import Close
@@ -106,6 +107,21 @@ def test_a_client_that_leaves_closes_the_response(server):
         clients.leave(connection)
     wait_until(lambda: happened(server, "closed x"), "close() of the response", server)
     assert happened(server, "closed x") == 1
+
+
+def test_async_views_wait_together_on_one_thread(server):
+    with ThreadPoolExecutor(30) as threads:
+        answers = list(threads.map(lambda _: clients.get(server, "/together"), range(30)))
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body for answer in answers}) == 1
+
+
+def test_a_client_that_leaves_cancels_its_async_view(server):
+    with clients.raw(server) as connection:
+        connection.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until(lambda: happened(server, "waits"), "the view", server)
+        clients.leave(connection)
+    wait_until(lambda: happened(server, "waits no longer"), "the end of the view", server)
 
 
 def test_a_client_that_leaves_before_its_response_closes_it_too(server):
