@@ -91,7 +91,7 @@ class WSGIBridge(WsgiToAsgi):
         try:
             await response.send_to(receive, quirks.paced(send))
         except OSError as error:
-            if error is response.error:
+            if error is response.error and not isinstance(error, ClientDisconnected):
                 await fail(scope, send, response.sent, error)
             else:
                 log.debug("The client left: %s %r", scope["method"], scope["path"])

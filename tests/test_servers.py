@@ -117,11 +117,14 @@ def test_async_views_wait_together_on_one_thread(server):
 
 
 def test_a_client_that_leaves_cancels_its_async_view(server):
+    since = server.position()
     with clients.raw(server) as connection:
         connection.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: happened(server, "waits"), "the view", server)
         clients.leave(connection)
     wait_until(lambda: happened(server, "waits no longer"), "the end of the view", server)
+    wait_until(lambda: happened(server, "ended /wait?"), "the end", server)
+    assert TRACEBACK not in server.settled(since)
 
 
 def test_a_client_that_leaves_before_its_response_closes_it_too(server):
