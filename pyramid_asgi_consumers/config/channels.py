@@ -7,6 +7,7 @@ from pyramid.exceptions import ConfigurationError
 from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
+from pyramid_asgi_consumers.attributes import RequestAttribute
 from pyramid_asgi_consumers.channels.faces import Channels, RequestChannels, channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.interfaces import (
@@ -90,16 +91,9 @@ async def _channels_lifespan(registry):
         await channels_of(registry).backend.aclose()
 
 
-class _ChannelsOfRequest:
-    # Pyramid binds what is added as a method; for a property it would make a class for each
-    # request, which costs twice what an empty view does.
-    def __get__(self, request, owner=None):
-        return RequestChannels(request)
-
-
 def includeme(config):
     config.add_directive("set_channels_backend", set_channels_backend)
-    config.add_request_method(_ChannelsOfRequest(), "channels")
+    config.add_request_method(RequestAttribute("channels", RequestChannels), "channels")
 
     def ensure():
         registry = config.registry
