@@ -3,13 +3,27 @@
 import asyncio
 import io
 import tempfile
-from collections.abc import Awaitable, Callable
-from typing import BinaryIO
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, BinaryIO
 
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 
 # Up to so many bytes stay in memory; what is longer goes to a temporary file.
 MEMORY = 512 * 1024
+
+
+def has_no_body(scope: Mapping[str, Any]) -> bool:
+    """Whether a GET or HEAD request declares none, so that there is nothing to wait for.
+
+    RFC 9112 section 6.3. In HTTP/2 a body is not declared. Those of other methods are waited for
+    anyhow: whatever stands between the client and here may have taken the declaration away.
+    """
+    if scope["method"] not in ("GET", "HEAD") or scope.get("http_version") not in ("1.1", "1.0"):
+        return False
+    for name, _ in scope["headers"]:
+        if name in (b"content-length", b"transfer-encoding"):
+            return False
+    return True
 
 
 async def read_body(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import http.client
+import io
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +13,12 @@ from typing import Any
 from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.body import read_body
-from pyramid_asgi_consumers.coroutines import RUNNER, LoopRunner
+from pyramid_asgi_consumers.body import has_no_body, read_body
+from pyramid_asgi_consumers.coroutines import SERVER
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import FileWrapper, Receive, Response, Send
-from pyramid_asgi_consumers.threads import ThreadPool
+from pyramid_asgi_consumers.threads import Settler, ThreadPool
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class WSGIBridge(WsgiToAsgi):
         self.multiprocess = multiprocess
         self.root_path = root_path
         self.pool = ThreadPool(threads, "asgi-view")
+        self._settler: Settler | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, whose ``scope`` has the type ``http`` (ValueError otherwise).
@@ -59,10 +61,13 @@ class WSGIBridge(WsgiToAsgi):
         root_path = quirks.root_path(scope) if self.root_path is None else self.root_path
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
-            length = environ.get("CONTENT_LENGTH")
-            body, size = await read_body(
-                receive, None if length is None else int(length), self.max_body_size
-            )
+            if has_no_body(scope):
+                body, size = io.BytesIO(), 0
+            else:
+                length = environ.get("CONTENT_LENGTH")
+                body, size = await read_body(
+                    receive, None if length is None else int(length), self.max_body_size
+                )
         except BadRequest as error:
             log.info("400 for %s %r: %s", scope["method"], scope["path"], error)
             return await refuse(scope, send, 400)
@@ -81,15 +86,18 @@ class WSGIBridge(WsgiToAsgi):
         # WebOb would copy a body that it does not know to be seekable.
         environ["webob.is_body_seekable"] = True
         loop = asyncio.get_running_loop()
-        environ[RUNNER] = LoopRunner(loop, receive)
-        response = Response(self.wsgi_application, environ, body, loop, self.pool)
+        environ[SERVER] = loop, receive
+        settler = self._settler
+        if settler is None or settler.loop is not loop:
+            settler = self._settler = Settler(loop)
+        response = Response(self.wsgi_application, environ, body, settler, self.pool)
         try:
             self.pool.submit(partial(contextvars.copy_context().run, response.run))
         except RuntimeError as error:
             body.close()
             return await fail(scope, send, False, error)
         try:
-            await response.send_to(receive, quirks.paced(send))
+            await response.send_to(receive, send)
         except OSError as error:
             if error is response.error and not isinstance(error, ClientDisconnected):
                 await fail(scope, send, response.sent, error)

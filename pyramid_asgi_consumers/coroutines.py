@@ -8,59 +8,50 @@ from pyramid.threadlocal import manager as threadlocals
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 
-#: Where a request's environ has the :class:`LoopRunner` of the server that made it.
-RUNNER = "pyramid_asgi_consumers.runner"
+#: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
+SERVER = "pyramid_asgi_consumers.server"
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
-class LoopRunner:
-    """Runs the awaitables of one request on ``loop``, the server's.
+def run_on_loop(
+    awaitable: Awaitable[Any], loop: asyncio.AbstractEventLoop, receive: Receive | None
+) -> Any:
+    """Run ``awaitable`` on ``loop``, and wait in this thread, which is not the loop's.
 
-    ``receive`` is the request's own, to notice that the client leaves; None where somebody else
-    reads it.
+    Returns its result or raises what it raises. It has this thread's contextvars. ``receive`` is
+    that of the request, None where somebody else reads it: where the client leaves, the awaitable
+    is cancelled and :class:`.ClientDisconnected` raised, an ``Exception``, on which transactions
+    abort.
     """
+    coroutine = _until_left(awaitable, receive)
+    try:
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:
+        coroutine.close()
+        raise
+    return future.result()
 
-    __slots__ = ("loop", "receive")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        receive: Callable[[], Awaitable[dict[str, Any]]] | None = None,
-    ) -> None:
-        self.loop = loop
-        self.receive = receive
+async def _until_left(awaitable: Awaitable[Any], receive: Receive | None) -> Any:
+    if receive is None:
+        return await awaitable
+    task = asyncio.ensure_future(awaitable)
+    watcher = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.wait((task, watcher))
+    if not task.cancelled():
+        return task.result()
+    raise ClientDisconnected("The client left while its view was awaited")
 
-    def __call__(self, awaitable: Awaitable[Any]) -> Any:
-        """Wait in this thread, which is not the loop's; return the result or raise what it raises.
 
-        The awaitable has this thread's contextvars. Where the client leaves it is cancelled, and
-        :class:`.ClientDisconnected` raised: an ``Exception``, on which transactions abort.
-        """
-        coroutine = self._until_left(awaitable)
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        except RuntimeError:
-            coroutine.close()
-            raise
-        return future.result()
-
-    async def _until_left(self, awaitable: Awaitable[Any]) -> Any:
-        if self.receive is None:
-            return await awaitable
-        task = asyncio.ensure_future(awaitable)
-        watcher = asyncio.ensure_future(self._left())
-        try:
-            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            task.cancel()
-            watcher.cancel()
-            await asyncio.wait((task, watcher))
-        if not task.cancelled():
-            return task.result()
-        raise ClientDisconnected("The client left while its view was awaited")
-
-    async def _left(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def run_on_own_loop(awaitable: Awaitable[Any]) -> Any:

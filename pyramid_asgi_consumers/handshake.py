@@ -21,7 +21,7 @@ from pyramid.response import Response
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.cookies import Cookies
-from pyramid_asgi_consumers.coroutines import RUNNER, LoopRunner
+from pyramid_asgi_consumers.coroutines import SERVER
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.response import HOP_BY_HOP, checked_headers
@@ -234,7 +234,7 @@ class Handshakes:
         # The body stays with the consumer.
         environ["CONTENT_LENGTH"] = "0"
         environ[EXCHANGE] = exchange
-        environ[RUNNER] = LoopRunner(asyncio.get_running_loop())
+        environ[SERVER] = asyncio.get_running_loop(), None
 
         def call() -> Response:
             if cookies.changed:

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.threads import ThreadPool, call_soon, carried, settle
+from pyramid_asgi_consumers.threads import Settler, ThreadPool, carried, settle
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ AHEAD = 2 * 1024 * 1024
 JOINED = 64 * 1024
 # So much of a file is read at a time.
 BLOCK = 256 * 1024
+# Headers with values of so many characters are the same again and again.
+CACHED = 64
 
 # PEP 3333, "Other HTTP Features": these are the server's to send (RFC 2616 section 13.5.1).
 HOP_BY_HOP = frozenset(
@@ -67,8 +70,8 @@ class Response:
     """What ``wsgi_app`` answers to ``environ``.
 
     ``body`` is the request's, and is closed at the end. ``pool`` runs the response, and reads the
-    files that it returns. Create it on the event loop, give :meth:`run` to the pool, and await
-    :meth:`send_to`.
+    files that it returns. ``settler`` is that of the event loop. Create it there, give :meth:`run`
+    to the pool, and await :meth:`send_to`.
     """
 
     #: Whether ``http.response.start`` was sent.
@@ -83,33 +86,37 @@ class Response:
     _length: int | None = None
     _written = 0
     _cut = False
+    # The response is one chunk, which this becomes.
+    _alone = False
     _only = b""
 
     # Shared. The room is held while the thread waits for its client; who makes room releases it.
     _room: "threading.Lock | None" = None
     _size = 0
     _finished = False
+    _whole = False
     _gone = False
     _unheard: BaseException | None = None
     _file: FileWrapper | None = None
     _file_lock: "threading.Lock | None" = None
-    _news: asyncio.Future[None] | None = None
+    _news: asyncio.Future[None] | None
 
     def __init__(
         self,
         wsgi_app: Callable[..., Any],
         environ: dict[str, Any],
         body: BinaryIO,
-        loop: asyncio.AbstractEventLoop,
+        settler: Settler,
         pool: ThreadPool,
     ) -> None:
         self.wsgi_app = wsgi_app
         self.environ = environ
         self.body = body
-        self.loop = loop
+        self.settler = settler
         self.pool = pool
         self._lock = threading.Lock()
         self._chunks: deque[bytes] = deque()
+        self._news = settler.loop.create_future()
 
     # In the worker thread.
 
@@ -133,15 +140,16 @@ class Response:
             error = carried(exception)
         with self._lock:
             gone = self._gone
-            if self._only and not gone:
-                self._chunks.append(self._only)
             if not gone:
                 self._file = file
+                if self._only and error is not None:
+                    self._chunks.append(self._only)
             self._finished = True
+            self._whole = error is None and file is None and self._alone
             self.error = error
             self._unheard = error
             news, self._news = self._news, None
-        if news is not None and not call_soon(self.loop, settle, news, None, None):
+        if news is not None and not self.settler.settle(news):
             # The loop has closed: its side will do nothing any more.
             gone = True
             self._file = None
@@ -188,15 +196,15 @@ class Response:
     def _iterate(self, result: Any) -> None:
         # The only chunk need not be announced, the end follows at once; and its size is known
         # (PEP 3333, "Handling the Content-Length Header").
-        alone = not self._started and hasattr(result, "__len__") and len(result) == 1
+        self._alone = not self._started and hasattr(result, "__len__") and len(result) == 1
         for chunk in result:
-            self._put(chunk, alone)
+            self._put(chunk)
             if self._bodyless:
                 return
         if self._head is None:
             raise WSGIError("The application returned without calling start_response")
         if not self._started:
-            self._start(0 if alone else None)
+            self._start(0 if self._alone else None)
         if self._length is not None and self._written < self._length and not self._bodyless:
             raise WSGIError(
                 f"The response is {self._written} bytes, its Content-Length is {self._length}"
@@ -221,7 +229,7 @@ class Response:
             self._length = size
             headers.append((b"content-length", b"%d" % size))
 
-    def _put(self, chunk: bytes, alone: bool = False) -> None:
+    def _put(self, chunk: bytes) -> None:
         if self._head is None:
             raise WSGIError("The application gave a chunk before it called start_response")
         if not isinstance(chunk, bytes):
@@ -229,7 +237,7 @@ class Response:
         if not chunk:
             return
         if not self._started:
-            self._start(len(chunk) if alone else None)
+            self._start(len(chunk) if self._alone else None)
         if self._bodyless:
             return
         if self._length is not None and self._written + len(chunk) > self._length:
@@ -238,7 +246,7 @@ class Response:
                 self._cut = True
                 log.warning("The response is longer than its Content-Length; the rest is cut")
         self._written += len(chunk)
-        if alone:
+        if self._alone:
             self._only += chunk
             return
         room = None
@@ -253,7 +261,7 @@ class Response:
                 room = self._room = threading.Lock()
                 room.acquire()
             news, self._news = self._news, None
-        if news is not None and not call_soon(self.loop, settle, news, None, None):
+        if news is not None and not self.settler.settle(news):
             raise _ClientGone
         if room is not None:
             room.acquire()
@@ -266,6 +274,21 @@ class Response:
         Returns when it was sent or the client has left. Raises what the application raised; then
         :attr:`sent` tells whether a part of it went out.
         """
+        news = self._news
+        if news is not None:
+            try:
+                await news
+            except BaseException:
+                self._end()
+                raise
+        if not self._whole:
+            return await self._stream(receive, quirks.paced(send))
+        status, headers = self._head
+        self.sent = True
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._only, "more_body": False})
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
         try:
             data, last = await self._take()
@@ -273,7 +296,7 @@ class Response:
             self.sent = True
             await send({"type": "http.response.start", "status": status, "headers": headers})
             if not last or self._file is not None:
-                watcher = self.loop.create_task(self._watch(receive))
+                watcher = self.settler.loop.create_task(self._watch(receive))
             while not last:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 data, last = await self._take()
@@ -282,15 +305,19 @@ class Response:
             elif not self._gone:
                 await send({"type": "http.response.body", "body": data, "more_body": False})
         finally:
-            if not self._finished or self._unheard is not None:
-                self._leave()
-                self._log_unheard()
+            self._end()
             if watcher is not None:
                 watcher.cancel()
             if self._file is not None:
                 await self.pool.run(self._close_file, self._file)
             if watcher is not None:
                 await asyncio.wait((watcher,))
+
+    def _end(self) -> None:
+        """Let the thread end, too, if it has not, and nothing go unheard that it has raised."""
+        if not self._finished or self._unheard is not None:
+            self._leave()
+            self._log_unheard()
 
     async def _take(self) -> tuple[bytes, bool]:
         """Bytes that are there to send, none only at the end; and whether this is the end."""
@@ -306,7 +333,7 @@ class Response:
                         self._unheard = None
                         raise self.error
                     return b"", True
-                news = self._news = self.loop.create_future()
+                news = self._news = self.settler.loop.create_future()
             await news
 
     def _pop(self) -> bytes:
@@ -424,14 +451,22 @@ def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
         name, value = header
         if not isinstance(name, str) or not isinstance(value, str):
             raise WSGIError(f"A header's name and value must be str, not {header!r}")
-        if _forbidden(value):
-            raise WSGIError(f"The value of the header {name!r} has a control character: {value!r}")
-        try:
-            checked.append((_header_name(name), value.encode("latin-1").strip(b" \t")))
-        except UnicodeEncodeError:
-            raise WSGIError(f"The value of the header {name!r} is not latin-1: {value!r}") from None
+        checked.append(
+            _cached_header(name, value) if len(value) <= CACHED else _header(name, value)
+        )
     return checked
 
+
+def _header(name: str, value: str) -> tuple[bytes, bytes]:
+    if _forbidden(value):
+        raise WSGIError(f"The value of the header {name!r} has a control character: {value!r}")
+    try:
+        return _header_name(name), value.encode("latin-1").strip(b" \t")
+    except UnicodeEncodeError:
+        raise WSGIError(f"The value of the header {name!r} is not latin-1: {value!r}") from None
+
+
+_cached_header = lru_cache(maxsize=512)(_header)
 
 _forbidden = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 

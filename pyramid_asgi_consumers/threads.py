@@ -78,103 +78,137 @@ class _Crew:
     waiting. So views that only compute, which cannot run side by side under the interpreter lock,
     are left to few threads, that do not contend for it, while one that blocks lets the next in.
     Threads are woken in the reverse of the order in which they fell idle.
+
+    A job costs no lock but where a thread is woken or falls idle: who adds a job looks at
+    ``waking`` afterwards, who clears ``waking`` looks at the jobs afterwards, so one of the two
+    sees what the other did.
     """
 
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self.name = name
-        # All that follows is guarded by the lock.
+        # None ends the thread that takes it.
+        self.jobs: deque[Callable[[], object] | None] = deque()
+        # Whether a thread is on its way to the jobs.
+        self.waking = False
+        # Guards what follows.
         self.lock = threading.Lock()
-        self.jobs: deque[Callable[[], object]] = deque()
         self.idle: list[threading.Lock] = []
         self.threads = 0
-        self.unfinished = 0
-        self.waking = False
         self.draining = False
-        self.when_idle: Callable[[], None] | None = None
+        self.when_ended: Callable[[], None] | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
-        with self.lock:
-            self.jobs.append(job)
-            self.unfinished += 1
-            start = not self.waking and self.wake()
-        if start:
+        self.jobs.append(job)
+        if not self.waking and self.wake():
             self.start(job)
 
     def wake(self) -> bool:
         """Wake a thread, if any is idle; return whether the caller is to start one instead."""
-        if self.idle:
+        with self.lock:
+            if self.idle:
+                self.waking = True
+                self.idle.pop().release()
+                return False
+            if self.threads == self.size or self.draining:
+                return False
             self.waking = True
-            self.idle.pop().release()
-            return False
-        if self.threads == self.size:
-            return False
-        self.waking = True
-        self.threads += 1
-        return True
+            self.threads += 1
+            return True
 
-    def start(self, job: Callable[[], object]) -> None:
+    def start(self, job: Callable[[], object] | None) -> None:
+        """Start a thread. Without any, take ``job`` back and raise RuntimeError."""
         name = f"{self.name}-{self.threads}"
         try:
             threading.Thread(target=self.work, name=name, daemon=True).start()
         except RuntimeError as error:
-            with self.lock:
-                self.waking = False
-                self.threads -= 1
-                if not self.threads:
-                    self.jobs.remove(job)
-                    self.unfinished -= 1
-                    raise
+            self.waking = False
+            if self.leave():
+                self.jobs.remove(job)
+                raise
             log.warning("There are only %d of %d threads: %s", self.threads, self.size, error)
 
     def work(self) -> None:
         # Held by the idle thread; who wakes it releases it.
         bell = threading.Lock()
         bell.acquire()
-        woken = True
+        jobs = self.jobs
+        self.waking = False
         while True:
-            start = False
-            with self.lock:
-                if woken:
-                    self.waking = False
-                job = self.jobs.popleft() if self.jobs else None
-                if job is not None:
-                    start = bool(self.jobs) and not self.waking and self.wake()
-                elif self.draining:
-                    return
-                else:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                with self.lock:
+                    # One may have come meanwhile.
+                    if jobs:
+                        continue
                     self.idle.append(bell)
-            woken = job is None
-            if job is None:
                 bell.acquire()
+                self.waking = False
                 continue
-            if start:
-                self.start(job)
+            if job is None:
+                break
+            if jobs and not self.waking and self.wake():
+                self.start(None)
             try:
                 job()
             except BaseException:
                 log.exception("A job failed in thread %s", threading.current_thread().name)
             # A view's objects go now, not when the next request comes.
             del job
-            with self.lock:
-                self.unfinished -= 1
-                when_idle = None if self.unfinished else self.when_idle
-            if when_idle is not None:
-                when_idle()
+        self.leave()
+
+    def leave(self) -> bool:
+        """Count a thread out; return whether it was the last."""
+        with self.lock:
+            self.threads -= 1
+            last = not self.threads
+            when_ended = self.when_ended if last else None
+        if when_ended is not None:
+            when_ended()
+        return last
 
     async def drain(self, timeout: float) -> bool:
         loop = asyncio.get_running_loop()
-        idle = loop.create_future()
+        ended = loop.create_future()
         with self.lock:
-            self.when_idle = lambda: call_soon(loop, settle, idle, None, None)
+            self.when_ended = lambda: call_soon(loop, settle, ended, None, None)
             self.draining = True
-            unfinished = self.unfinished
+            threads = self.threads
+            self.jobs.extend([None] * threads)
             for bell in self.idle:
                 bell.release()
             self.idle.clear()
-        if unfinished:
-            await asyncio.wait([idle], timeout=timeout)
-        return not unfinished or idle.done()
+        if threads:
+            await asyncio.wait([ended], timeout=timeout)
+        return not threads or ended.done()
+
+
+class Settler:
+    """Settles futures of ``loop`` from other threads; those that come together, at one go."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Whether the loop was called and has not yet begun.
+        self._called = False
+
+    def settle(self, future: asyncio.Future[None]) -> bool:
+        """Give ``future`` the result None, soon. Returns False where the loop has closed."""
+        self._waiting.append(future)
+        if self._called:
+            return True
+        self._called = True
+        if call_soon(self.loop, self._settle_all):
+            return True
+        self._called = False
+        self._waiting.clear()
+        return False
+
+    def _settle_all(self) -> None:
+        self._called = False
+        while self._waiting:
+            settle(self._waiting.popleft(), None, None)
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args) -> bool:

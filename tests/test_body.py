@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyramid_asgi_consumers.body import MEMORY, read_body
+from pyramid_asgi_consumers.body import MEMORY, has_no_body, read_body
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
+from tests.asgi import http_scope
 from tests.wsgi import DISCONNECT, request, wait_until
 
 KIB = 1024
@@ -28,6 +29,27 @@ async def read(*chunks, length=None, limit=2**30):
     file, size = await read_body(receive, length, limit)
     assert waiting == []
     return file, size
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "header", "none"),
+    [
+        ("GET", "1.1", (b"cookie", b"a=b"), True),
+        ("HEAD", "1.0", (b"cookie", b"a=b"), True),
+        ("GET", "1.1", (b"content-length", b"1"), False),
+        ("GET", "1.1", (b"transfer-encoding", b"chunked"), False),
+        ("GET", "2", (b"cookie", b"a=b"), False),
+        ("POST", "1.1", (b"cookie", b"a=b"), False),
+    ],
+)
+def test_a_get_request_that_declares_no_body_has_none(method, version, header, none):
+    assert has_no_body(http_scope("/", method, [header], http_version=version)) is none
+
+
+def test_a_scope_without_version_is_read():
+    scope = http_scope()
+    del scope["http_version"]
+    assert not has_no_body(scope)
 
 
 def open_files():

@@ -35,6 +35,14 @@ async def test_a_large_upload_arrives_whole():
     assert body_of(sent) == b"".join(parts) + b"end"
 
 
+async def test_a_page_that_is_got_without_a_body_waits_for_none():
+    exchange = Exchange(WSGIBridge(answers([b"page"])))
+    exchange.taking.set()
+    await exchange.task
+    assert body_of(exchange.sent) == b"page"
+    assert exchange.reading == 0
+
+
 async def test_a_client_that_leaves_its_upload_calls_no_view():
     called = []
     bridge = WSGIBridge(lambda *args: called.append(args))
@@ -218,7 +226,7 @@ async def test_a_view_runs_though_its_client_left_before_it_started():
     bridge = WSGIBridge(app, 1)
     first = Exchange(bridge, scope=http_scope("/first"))
     await wait_until(lambda: called)
-    second = Exchange(bridge, scope=http_scope("/second"))
+    second = Exchange(bridge, scope=http_scope("/second", "POST"))
     await wait_until(lambda: second.reading)
     first.task.cancel()
     await second.cancel()

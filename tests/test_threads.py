@@ -3,10 +3,12 @@ import contextvars
 import subprocess
 import sys
 import threading
+from collections import deque
+from functools import partial
 
 import pytest
 
-from pyramid_asgi_consumers.threads import ThreadPool, call_soon
+from pyramid_asgi_consumers.threads import Settler, ThreadPool, _Crew, call_soon
 from tests.wsgi import wait_until
 
 
@@ -138,6 +140,26 @@ async def test_drain_leaves_a_job_that_hangs_and_the_pool_works_on(pool):
     release.set()
 
 
+async def test_a_job_that_comes_while_its_thread_falls_idle_is_done():
+    done = threading.Event()
+
+    class Late(deque):
+        """Gets a job the moment after it was found to have none."""
+
+        def popleft(self):
+            late = [] if self or done.is_set() else [done.set]
+            try:
+                return super().popleft()
+            finally:
+                self.extend(late)
+
+    crew = _Crew(1, "late")
+    crew.jobs = Late()
+    crew.submit(int)
+    assert await asyncio.to_thread(done.wait, 20)
+    assert await crew.drain(20)
+
+
 async def test_jobs_wait_where_no_thread_can_be_started_until_one_can(pool, caplog):
     release = threading.Event()
     side_by_side = threading.Barrier(2)
@@ -166,8 +188,38 @@ async def test_without_any_thread_the_job_is_refused(pool):
 
 def test_a_loop_that_has_closed_takes_no_call():
     loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    settler = Settler(loop)
     loop.close()
     assert not call_soon(loop, print)
+    assert not settler.settle(future)
+    assert not settler.settle(future)
+    assert not future.done()
+
+
+async def test_futures_that_are_settled_together_cost_one_call(monkeypatch):
+    loop = asyncio.get_running_loop()
+    calls = []
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: calls.append(call))
+    settler = Settler(loop)
+    for _ in range(2):
+        futures = [loop.create_future() for _ in range(3)]
+        futures[1].cancel()
+        assert all(settler.settle(future) for future in futures)
+        [(call, *arguments)] = calls
+        call(*arguments)
+        assert [future.done() for future in futures] == [True] * 3
+        calls.clear()
+
+
+async def test_futures_are_settled_from_many_threads(pool):
+    loop = asyncio.get_running_loop()
+    settler = Settler(loop)
+    for _ in range(20):
+        futures = [loop.create_future() for _ in range(200)]
+        for future in futures:
+            pool.submit(partial(settler.settle, future))
+        assert await asyncio.wait_for(asyncio.gather(*futures), 20) == [None] * 200
 
 
 def test_a_forked_process_has_threads_of_its_own():

@@ -348,13 +348,13 @@ async def test_a_future_that_is_refused_is_left_to_its_owner(config):
 
 
 async def test_a_loop_that_has_closed_is_an_error():
-    from pyramid_asgi_consumers.coroutines import LoopRunner
+    from pyramid_asgi_consumers.coroutines import run_on_loop
 
     loop = asyncio.new_event_loop()
     loop.close()
     coroutine = function(None)
     with pytest.raises(RuntimeError, match="closed"):
-        await asyncio.to_thread(LoopRunner(loop), coroutine)
+        await asyncio.to_thread(run_on_loop, coroutine, loop, None)
     coroutine.close()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from pyramid_asgi_consumers.coroutines import RUNNER, run_on_own_loop
+from pyramid_asgi_consumers.coroutines import SERVER, run_on_loop, run_on_own_loop
 
 
 def async_view(view, info):
@@ -26,8 +26,8 @@ def async_view(view, info):
             if hasattr(result, "close"):
                 result.close()
             raise RuntimeError(f"The async view {info.original_view!r} {reason}")
-        runner = request.environ.get(RUNNER, run_on_own_loop)
-        return runner(result)
+        server = request.environ.get(SERVER)
+        return run_on_own_loop(result) if server is None else run_on_loop(result, *server)
 
     return derived
 
