@@ -45,6 +45,7 @@ def includeme(config):
     # After a commit Pyramid does not know what was included before it.
     if config.registry.queryUtility(IConsumerMapper) is not None:
         return
+    config.include(".config.attributes")
     config.include(".config.consumers")
     config.include(".config.handshakes")
     config.include(".config.lifespan")

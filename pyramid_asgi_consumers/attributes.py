@@ -1,41 +1,45 @@
-"""Attributes of Pyramid's request that cost a request nothing until they are used."""
+"""Attributes of Pyramid's request that cost a request next to nothing until they are used."""
 
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-# What Pyramid is given to set on a request that has the attribute already.
-HAD = object()
+UNSET = object()
 
 
-class RequestAttribute:
-    """For ``config.add_request_method(RequestAttribute(name, get), name)``: an attribute ``name``.
+class RequestAttributes:
+    """Attributes for requests: ``config.add_request_method(RequestAttributes(), "__class__")``.
 
-    Its value is ``get(request)``, made at each access; or what was assigned to it, until that is
-    deleted. Pyramid itself binds a method to every request, which makes each a reference cycle
-    that waits for the garbage collector, and makes a class for every request with a property.
-    Here requests get a class that has the attribute, made once for each of their classes.
+    Pyramid binds each method it is given to every request, so that each is a reference cycle that
+    waits for the garbage collector, and makes a class for every request that has a property. It
+    asks this for a request's ``__class__``, which is that of the request with the attributes, made
+    once for all of its kind.
     """
 
-    def __init__(self, name: str, get: Callable[[Any], Any]) -> None:
-        self.name = name
-        self._descriptor = _Descriptor(name, get)
+    def __init__(self) -> None:
+        self._attributes: dict[str, _Attribute] = {}
         # Bounded, for classes that were made for one request.
         self._extended = lru_cache(maxsize=32)(self._extend)
 
-    def __get__(self, request: Any, owner: type) -> object:
-        """Called by ``pyramid.request.apply_request_extensions``, which sets what is returned."""
-        request.__class__ = self._extended(owner)
-        return HAD
+    def add(self, name: str, get: Callable[[Any], Any]) -> None:
+        """Add the attribute ``name``: ``get(request)``, or what was assigned to it."""
+        self._attributes[name] = _Attribute(name, get)
+        self._extended.cache_clear()
+
+    def __get__(self, request: Any, owner: type) -> type:
+        """Called by ``pyramid.request.apply_request_extensions``."""
+        return self._extended(owner)
 
     def _extend(self, owner: type) -> type:
-        if getattr(owner, self.name, None) is self._descriptor:
+        own = self._attributes
+        if all(getattr(owner, name, None) is own[name] for name in own):
             return owner
-        own = {"__slots__": (), "__module__": owner.__module__, self.name: self._descriptor}
-        return type(owner.__name__, (owner,), own)
+        return type(
+            owner.__name__, (owner,), {"__slots__": (), "__module__": owner.__module__, **own}
+        )
 
 
-class _Descriptor:
+class _Attribute:
     def __init__(self, name: str, get: Callable[[Any], Any]) -> None:
         self.name = name
         self.get = get
@@ -44,12 +48,11 @@ class _Descriptor:
     def __get__(self, request: Any, owner: type | None = None) -> Any:
         if request is None:
             return self
-        assigned = request.__dict__.get(self.name, HAD)
-        return self.get(request) if assigned is HAD else assigned
+        assigned = request.__dict__.get(self.name, UNSET)
+        return self.get(request) if assigned is UNSET else assigned
 
     def __set__(self, request: Any, value: Any) -> None:
-        if value is not HAD:
-            request.__dict__[self.name] = value
+        request.__dict__[self.name] = value
 
     def __delete__(self, request: Any) -> None:
         try:

@@ -20,6 +20,13 @@ class IGuards(Interface):
     """The list of the consumers that were declared but are not yet in the mapper."""
 
 
+class IRequestAttributes(Interface):
+    """What the add-on gives to Pyramid's requests."""
+
+    def add(name, get):
+        """Add the attribute ``name``: ``get(request)``, or what was assigned to it."""
+
+
 class ILifespanFactories(Interface):
     """The list of what ``config.add_asgi_lifespan`` was given, in order of declaration."""
 

@@ -5,11 +5,12 @@ import weakref
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationConflictError
 from pyramid.request import Request, apply_request_extensions
 from pyramid.response import Response
 from pyramid.testing import DummyRequest
 
-from pyramid_asgi_consumers.attributes import RequestAttribute
+from pyramid_asgi_consumers.attributes import RequestAttributes
 from pyramid_asgi_consumers.channels.faces import RequestChannels
 
 
@@ -22,8 +23,10 @@ class Greeter:
 
 @pytest.fixture
 def registry():
+    attributes = RequestAttributes()
+    attributes.add("greeter", Greeter)
     config = Configurator()
-    config.add_request_method(RequestAttribute("greeter", Greeter), "greeter")
+    config.add_request_method(attributes, "__class__")
     config.commit()
     return config.registry
 
@@ -43,7 +46,7 @@ def blank(request_class):
     return request_class() if request_class is DummyRequest else request_class.blank("/")
 
 
-class TestRequestAttribute:
+class TestRequestAttributes:
     def test_it_is_made_of_the_request_when_it_is_asked_for(self, registry, request_class):
         request = extended(registry, blank(request_class))
         assert request.greeter.request is request
@@ -82,16 +85,26 @@ class TestRequestAttribute:
         assert copy.greeter.request is copy
 
     def test_it_stands_beside_pyramids_own_properties_and_methods(self):
+        attributes = RequestAttributes()
+        attributes.add("greeter", Greeter)
+        attributes.add("other", id)
         config = Configurator()
         config.add_request_method(lambda request: "before", "before")
-        config.add_request_method(RequestAttribute("greeter", Greeter), "greeter")
+        config.add_request_method(attributes, "__class__")
         config.add_request_method(lambda request: "lazy", "lazy", reify=True)
-        config.add_request_method(RequestAttribute("other", id), "other")
         config.commit()
         request = extended(config.registry, Request.blank("/"))
         assert (request.before(), request.lazy) == ("before", "lazy")
         assert request.greeter.request is request
         assert request.other == id(request)
+
+    def test_an_attribute_that_is_added_later_is_there(self):
+        attributes = RequestAttributes()
+        assert attributes.__get__(None, Request) is Request
+        attributes.add("greeter", Greeter)
+        first = attributes.__get__(None, Request)
+        attributes.add("other", id)
+        assert {"greeter", "other"} <= set(dir(attributes.__get__(None, first)))
 
     def test_classes_made_for_one_request_are_not_kept(self, registry):
         kinds = []
@@ -134,4 +147,31 @@ def test_the_request_has_its_channels_and_urls():
     assert request.websocket_url.__self__ is request
     assert isinstance(request.channels, RequestChannels)
     found = config.introspector.get_category("request extensions")
-    assert {each["introspectable"].discriminator for each in found} == {"channels", "websocket_url"}
+    names = {each["introspectable"].discriminator for each in found}
+    assert names == {"__class__", "channels", "websocket_url"}
+
+
+@pytest.mark.parametrize("kind", [{}, {"property": True}, {"reify": True}])
+@pytest.mark.parametrize("first", [True, False])
+def test_an_applications_own_attribute_of_the_name_wins(kind, first):
+    def own(request):
+        return "own"
+
+    config = Configurator()
+    if first:
+        config.add_request_method(own, "channels", **kind)
+    config.include("pyramid_asgi_consumers")
+    if not first:
+        config.add_request_method(own, "channels", **kind)
+    config.commit()
+    request = extended(config.registry, Request.blank("/"))
+    assert (request.channels if kind else request.channels()) == "own"
+    assert request.websocket_url.__self__ is request
+
+
+def test_two_add_ons_with_one_name_conflict():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.include(lambda config: config.add_request_method(id, "channels"))
+    with pytest.raises(ConfigurationConflictError, match="channels"):
+        config.commit()

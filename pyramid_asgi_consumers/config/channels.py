@@ -7,9 +7,9 @@ from pyramid.exceptions import ConfigurationError
 from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
-from pyramid_asgi_consumers.attributes import RequestAttribute
 from pyramid_asgi_consumers.channels.faces import Channels, RequestChannels, channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.config.attributes import add_request_attribute
 from pyramid_asgi_consumers.interfaces import (
     IChannels,
     IChannelsBackend,
@@ -93,7 +93,7 @@ async def _channels_lifespan(registry):
 
 def includeme(config):
     config.add_directive("set_channels_backend", set_channels_backend)
-    config.add_request_method(RequestAttribute("channels", RequestChannels), "channels")
+    add_request_attribute(config, "channels", RequestChannels)
 
     def ensure():
         registry = config.registry

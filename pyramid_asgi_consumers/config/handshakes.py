@@ -13,7 +13,7 @@ from pyramid.interfaces import (
     IRoutesMapper,
 )
 
-from pyramid_asgi_consumers.attributes import RequestAttribute
+from pyramid_asgi_consumers.config.attributes import add_request_attribute
 from pyramid_asgi_consumers.handshake import ExchangeRoutesMapper, exchange_view
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IGuards
 from pyramid_asgi_consumers.mapper import Consumer
@@ -173,5 +173,4 @@ def includeme(config):
     consumers = config.registry.getUtility(IConsumerMapper)
     mapper = ExchangeRoutesMapper(config.get_routes_mapper(), consumers)
     config.registry.registerUtility(mapper, IRoutesMapper)
-    attribute = RequestAttribute("websocket_url", websocket_url.__get__)
-    config.add_request_method(attribute, "websocket_url")
+    add_request_attribute(config, "websocket_url", websocket_url.__get__)
