@@ -90,9 +90,14 @@ class Response:
     _alone = False
     _only = b""
 
-    # Shared. The room is held while the thread waits for its client; who makes room releases it.
+    # The event loop's own.
+    _taken = 0
+
+    # Shared. Chunks go from one side to the other without the lock: who changes something looks
+    # afterwards whether the other side waits; who is to wait says so, under the lock, and looks
+    # afterwards whether anything has changed. The room is held while the thread waits for its
+    # client; who makes room releases it.
     _room: "threading.Lock | None" = None
-    _size = 0
     _finished = False
     _whole = False
     _gone = False
@@ -249,22 +254,27 @@ class Response:
         if self._alone:
             self._only += chunk
             return
-        room = None
-        with self._lock:
-            if self._gone:
-                raise _ClientGone
-            if not chunk:
-                return
-            self._chunks.append(chunk)
-            self._size += len(chunk)
-            if self._size > AHEAD:
-                room = self._room = threading.Lock()
-                room.acquire()
-            news, self._news = self._news, None
-        if news is not None and not self.settler.settle(news):
+        if self._gone:
             raise _ClientGone
-        if room is not None:
-            room.acquire()
+        if not chunk:
+            return
+        self._chunks.append(chunk)
+        if self._news is not None:
+            with self._lock:
+                news, self._news = self._news, None
+            if news is not None and not self.settler.settle(news):
+                raise _ClientGone
+        if self._written - self._taken > AHEAD:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        room = threading.Lock()
+        room.acquire()
+        with self._lock:
+            self._room = room
+            if self._gone or self._written - self._taken <= AHEAD:
+                self._make_room()
+        room.acquire()
 
     # On the event loop.
 
@@ -291,7 +301,7 @@ class Response:
     async def _stream(self, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
         try:
-            data, last = await self._take()
+            data, last = self._take() or await self._wait()
             status, headers = self._head
             self.sent = True
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -299,7 +309,7 @@ class Response:
                 watcher = self.settler.loop.create_task(self._watch(receive))
             while not last:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
-                data, last = await self._take()
+                data, last = self._take() or await self._wait()
             if self._file is not None:
                 await self._send_file(send)
             elif not self._gone:
@@ -319,37 +329,48 @@ class Response:
             self._leave()
             self._log_unheard()
 
-    async def _take(self) -> tuple[bytes, bool]:
-        """Bytes that are there to send, none only at the end; and whether this is the end."""
-        while True:
-            with self._lock:
-                if self._gone:
-                    return b"", True
-                if self._chunks:
-                    data = self._pop()
-                    return data, self._finished and not self._chunks and self.error is None
-                if self._finished:
-                    if self.error is not None:
-                        self._unheard = None
-                        raise self.error
-                    return b"", True
-                news = self._news = self.settler.loop.create_future()
-            await news
+    def _take(self) -> tuple[bytes, bool] | None:
+        """Bytes that are there to send, none only at the end; and whether this is the end.
 
-    def _pop(self) -> bytes:
+        None where there are none yet. Raises what the application raised, after its chunks.
+        """
+        if self._gone:
+            return b"", True
+        # What was put before is among the chunks.
+        finished = self._finished
+        if self._chunks:
+            data = self._chunks.popleft()
+            if self._chunks and len(data) < JOINED:
+                data = self._joined(data)
+            self._taken += len(data)
+            if self._room is not None and self._written - self._taken <= AHEAD // 2:
+                with self._lock:
+                    self._make_room()
+            return data, finished and not self._chunks and self.error is None
+        if not finished:
+            return None
+        if self.error is not None:
+            self._unheard = None
+            raise self.error
+        return b"", True
+
+    def _joined(self, data: bytes) -> bytes:
         chunks = self._chunks
-        data = chunks.popleft()
-        if chunks and len(data) < JOINED:
-            parts = [data]
-            size = len(data)
-            while chunks and size + len(chunks[0]) <= JOINED:
-                size += len(chunks[0])
-                parts.append(chunks.popleft())
-            data = b"".join(parts)
-        self._size -= len(data)
-        if self._size <= AHEAD // 2:
-            self._make_room()
-        return data
+        parts = [data]
+        size = len(data)
+        while chunks and size + len(chunks[0]) <= JOINED:
+            size += len(chunks[0])
+            parts.append(chunks.popleft())
+        return b"".join(parts)
+
+    async def _wait(self) -> tuple[bytes, bool]:
+        while (taken := self._take()) is None:
+            news = self.settler.loop.create_future()
+            with self._lock:
+                self._news = news
+            if not self._chunks and not self._finished:
+                await news
+        return taken
 
     def _make_room(self) -> None:
         if self._room is not None:
@@ -366,7 +387,6 @@ class Response:
         with self._lock:
             self._gone = True
             self._chunks.clear()
-            self._size = 0
             self._make_room()
             news, self._news = self._news, None
         if news is not None:

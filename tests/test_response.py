@@ -9,8 +9,10 @@ import threading
 import pytest
 
 from pyramid_asgi_consumers import WSGIBridge
+from pyramid_asgi_consumers import response as response_module
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.response import AHEAD
+from pyramid_asgi_consumers.response import AHEAD, Response
+from pyramid_asgi_consumers.threads import Settler
 from tests.asgi import body_of, http_scope, run
 from tests.wsgi import Closing, Exchange, answers, request, wait_until
 
@@ -108,6 +110,72 @@ async def test_a_thread_is_only_so_far_ahead_of_a_stalled_client():
     exchange.taking.set()
     await asyncio.wait_for(exchange.task, 20)
     assert len(body_of(exchange.sent)) == 100 * 64 * KIB
+
+
+@pytest.fixture
+def switching():
+    """Threads switch as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("switching")
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+async def test_chunks_arrive_whole_and_in_order_however_threads_switch(size, monkeypatch):
+    monkeypatch.setattr(response_module, "AHEAD", 5 * size)
+
+    def answer(environ, start_response):
+        start_response("200 OK", [])
+        return (bytes([number % 256]) * size for number in range(300))
+
+    bridge = WSGIBridge(answer, 4)
+    expected = b"".join(bytes([number % 256]) * size for number in range(300))
+    for _ in range(5):
+        answered = await asyncio.gather(*(run(bridge, http_scope()) for _ in range(8)))
+        assert [body_of(sent) for sent in answered] == [expected] * 8
+
+
+class Moment:
+    """A lock at which something happens just before it is taken."""
+
+    def __init__(self, happens):
+        self.lock = threading.Lock()
+        self.happens = happens
+
+    def __enter__(self):
+        if self.happens is not None:
+            happens, self.happens = self.happens, None
+            happens()
+        self.lock.acquire()
+
+    def __exit__(self, *exc_info):
+        self.lock.release()
+
+
+def one_response():
+    environ = {"REQUEST_METHOD": "GET"}
+    response = Response(None, environ, io.BytesIO(), Settler(asyncio.get_running_loop()), None)
+    response._news = None
+    response.start_response("200 OK", [])
+    response._start()
+    return response
+
+
+async def test_a_chunk_that_comes_just_before_it_is_waited_for_is_taken():
+    response = one_response()
+    response._lock = Moment(lambda: response._put(b"a"))
+    assert await asyncio.wait_for(response._wait(), 20) == (b"a", False)
+
+
+async def test_a_thread_does_not_wait_for_room_that_was_made_just_before(monkeypatch):
+    monkeypatch.setattr(response_module, "AHEAD", 2)
+    response = one_response()
+    response._lock = Moment(response._take)
+    await asyncio.wait_for(asyncio.to_thread(response._put, b"abc"), 20)
+    response._put(b"d")
+    assert response._take() == (b"d", False)
 
 
 async def test_a_chunk_greater_than_the_bound_passes():
