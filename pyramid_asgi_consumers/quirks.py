@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -230,10 +231,10 @@ def denial_status(send: Any, status: int) -> int:
 def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
     """The headers of a denial that this server can send.
 
-    Granian 2.8.7's worker dies on a header name that comes twice: repeats are merged with a comma,
-    and of cookies, which cannot be merged, the first is kept.
+    Up to 2.8.7 Granian's worker dies on a header name that comes twice: repeats are merged with a
+    comma, and of cookies, which cannot be merged, the first is kept. 2.8.9 sends them all.
     """
-    if not _is_granian(scope):
+    if not _is_granian(scope) or _granian_version() >= (2, 8, 9):
         return headers
     merged: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -248,3 +249,8 @@ def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
 def _is_granian(scope: Mapping[str, Any]) -> bool:
     # It alone offers this to a websocket.
     return "http.response.pathsend" in (scope.get("extensions") or ())
+
+
+def _granian_version() -> tuple[int, ...]:
+    version = getattr(sys.modules.get("granian"), "__version__", "0")
+    return tuple(int(number) for number in re.findall("[0-9]+", version)[:3])

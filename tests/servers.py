@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from tests import clients
@@ -54,6 +55,9 @@ ROOT_PATH_OPTIONS = {
     "hypercorn": "--root-path",
     "granian": "--url-path-prefix",
 }
+
+#: Whether the Granian that is installed is ended by a header that comes twice.
+OLD_GRANIAN = tuple(map(int, version("granian").split(".")[:3])) < (2, 8, 9)
 
 TRACEBACK = "Traceback (most recent call last)"
 

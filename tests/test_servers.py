@@ -11,7 +11,15 @@ from websockets.frames import Close
 
 from tests import clients
 from tests.clients import MIB
-from tests.servers import COMMANDS, PROJECT, ROOT_PATH_OPTIONS, TRACEBACK, running, wait_until
+from tests.servers import (
+    COMMANDS,
+    OLD_GRANIAN,
+    PROJECT,
+    ROOT_PATH_OPTIONS,
+    TRACEBACK,
+    running,
+    wait_until,
+)
 
 UVICORN = {"uvicorn-websockets", "uvicorn-sansio", "uvicorn-wsproto"}
 
@@ -504,7 +512,8 @@ def test_a_denial_that_repeats_a_header(server):
     response = clients.denial(server, "/ws/denied/403")
     cookies = response.headers.get_all("Set-Cookie")
     if server.name not in CANNOT[DENIAL]:
-        assert cookies == (["a=1"] if server.name == "granian" else ["a=1", "b=2"])
+        old = server.name == "granian" and OLD_GRANIAN
+        assert cookies == (["a=1"] if old else ["a=1", "b=2"])
     assert clients.get(server, "/").status == 200
 
 
