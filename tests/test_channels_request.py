@@ -2,12 +2,15 @@
 
 import asyncio
 import http.client
+import os
 import socket
+import subprocess
 import sys
 import threading
 
 import pytest
 import transaction
+from celery import Celery
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError, ConfigurationError
 from pyramid.paster import bootstrap
@@ -264,6 +267,15 @@ def app(global_config, **settings):
     return config.make_wsgi_app()
 
 
+INI = f"""
+[app:main]
+use = call:{__name__}:app
+asgi.channels = {{url}}
+tm.manager_hook = pyramid_tm.explicit_manager
+"""
+SAVE = "tests.celeryapp.save"
+
+
 async def first(channels, publish):
     """The data of the first event after ``publish`` was called, in a thread."""
     async with channels.subscribe("a") as events:
@@ -281,10 +293,7 @@ async def subscriber(redis_server):
 @pytest.mark.redis
 async def test_a_script_reaches_other_processes(redis_server, subscriber, tmp_path):
     ini = tmp_path / "script.ini"
-    ini.write_text(
-        f"[app:main]\nuse = call:{__name__}:app\nasgi.channels = {redis_server.url}\n"
-        "tm.manager_hook = pyramid_tm.explicit_manager\n"
-    )
+    ini.write_text(INI.format(url=redis_server.url))
 
     def script():
         with bootstrap(str(ini)) as env, env["request"].tm:
@@ -549,3 +558,32 @@ def test_a_view_reaches_a_websocket(backend, request):
         with testapp.websocket("/room") as websocket:
             testapp.get("/")
             assert websocket.receive_json() == {"text": "hello"}
+
+
+@pytest.mark.redis
+async def test_a_celery_worker_reaches_other_processes(redis_server, subscriber, tmp_path):
+    """Its forked processes publish side by side; what a failed task published is taken back."""
+    ini = tmp_path / "celery.ini"
+    ini.write_text(INI.format(url=redis_server.url))
+    environ = {**os.environ, "BROKER": redis_server.url, "INI": str(ini)}
+    command = ["celery", "-A", "tests.celeryapp", "worker", "--concurrency", "2", "-l", "WARNING"]
+    log = tmp_path / "celery.log"
+    async with subscriber.subscribe("a") as events:
+        with log.open("w") as output:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", *command], env=environ, stdout=output, stderr=output
+            )
+        try:
+            parent, text = (await asyncio.wait_for(events.__anext__(), 60)).data
+            assert (parent, text) == (worker.pid, "parent")
+            tasks = Celery(broker=redis_server.url)
+            sent = [f"task {number}" for number in range(20)]
+            for text in sent:
+                await asyncio.to_thread(tasks.send_task, SAVE, ["lost", True])
+                await asyncio.to_thread(tasks.send_task, SAVE, [text])
+            got = [(await asyncio.wait_for(events.__anext__(), 60)).data for _ in sent]
+        finally:
+            worker.terminate()
+            assert worker.wait(60) == 0, log.read_text()
+    assert sorted(text for _, text in got) == sorted(sent)
+    assert parent not in {pid for pid, _ in got}
