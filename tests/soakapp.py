@@ -12,6 +12,9 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from tests.clients import FILLER
 
+#: Of the pools.
+THREADS, HANDSHAKE_THREADS = 4, 2
+
 
 def page(request):
     return Response(b"A Pyramid page")
@@ -49,8 +52,7 @@ async def held(scope, receive, send):
 
 
 def main():
-    # Small pools, all of whose threads are there after the warming up.
-    settings = {"asgi.threads": 4, "asgi.handshake_threads": 2}
+    settings = {"asgi.threads": THREADS, "asgi.handshake_threads": HANDSHAKE_THREADS}
     with Configurator(settings=settings) as config:
         config.include("pyramid_asgi_consumers")
         for view in (page, upload, download):

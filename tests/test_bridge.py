@@ -286,7 +286,7 @@ async def test_a_client_that_left_before_a_refusal_gets_nothing(caplog):
     async def receive():
         return request(b"x" * 11)
 
-    await WSGIBridge(answers([]), max_body_size=10)(http_scope(), receive, send)
+    await WSGIBridge(answers([]), max_body_size=10)(http_scope("/", "POST"), receive, send)
     assert caplog.records == []
 
 

@@ -79,6 +79,13 @@ async def publish_numbers(channels, fate, numbers, pause=None):
             await pause(number)
 
 
+def next_item(items, number):
+    """What comes behind the last event before ``number``."""
+    before = [at for at, item in enumerate(items) if isinstance(item, Event) and item.data < number]
+    after = items[before[-1] + 1 if before else 0 :]
+    return after[0] if after else None
+
+
 def check(fate, items):
     """Every number was delivered once, is in a gap, was refused, or nobody knows."""
     delivered = [item.data for item in items if isinstance(item, Event)]
@@ -89,12 +96,8 @@ def check(fate, items):
     # Beyond them a gap may hold those of which nobody knows.
     most = len(lost) + sum(end is PublishUnknown for end in fate.values())
     assert None in gaps or len(lost) <= sum(gaps) <= most
-    for number in lost:
-        before = [
-            i for i, item in enumerate(items) if isinstance(item, Event) and item.data < number
-        ]
-        after = items[before[-1] + 1 if before else 0 :]
-        assert isinstance(after[0], Gap)
+    following = {number: next_item(items, number) for number in fate}
+    assert all(isinstance(following[number], Gap) for number in lost)
     return lost, gaps
 
 

@@ -145,9 +145,8 @@ class Moment:
         self.happens = happens
 
     def __enter__(self):
-        if self.happens is not None:
-            happens, self.happens = self.happens, None
-            happens()
+        happens, self.happens = self.happens, int
+        happens()
         self.lock.acquire()
 
     def __exit__(self, *exc_info):
@@ -378,9 +377,10 @@ async def test_more_bytes_than_content_length_are_cut_and_logged_once(chunks, ca
     assert levels(caplog) == ["WARNING"]
 
 
+@pytest.mark.parametrize("kind", [list, Closing])
 @pytest.mark.parametrize("chunks", [[b"ab"], [b"a", b"b"], [b""], []])
-async def test_fewer_bytes_than_content_length_break_off(chunks, caplog):
-    exchange = Exchange(WSGIBridge(answers(Closing(chunks), [("Content-Length", "3")])))
+async def test_fewer_bytes_than_content_length_break_off(chunks, kind, caplog):
+    exchange = Exchange(WSGIBridge(answers(kind(chunks), [("Content-Length", "3")])))
     exchange.taking.set()
     if not b"".join(chunks):
         await exchange.task

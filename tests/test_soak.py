@@ -10,6 +10,7 @@ import pytest
 from tests import clients
 from tests.clients import FILLER, HOST
 from tests.servers import TRACEBACK, running, wait_until
+from tests.soakapp import HANDSHAKE_THREADS, THREADS
 
 WEBSOCKETS = 5000
 REQUESTS = 20000
@@ -182,7 +183,7 @@ def test_nothing_is_left_of_thousands_of_connections(tmp_path):
     options = ["--no-access-log", "--log-level", "warning"]
     with running("uvicorn-sansio", tmp_path, "tests.soakapp:app", options) as server:
         idle = held(server)
-        # All threads are started, and caches are filled.
+        # Threads are started, and caches are filled.
         warming = Load(server, chance, WEBSOCKETS // 10, REQUESTS // 10)
         asyncio.run(warming.run(LIMIT))
         before = held(server)
@@ -197,7 +198,8 @@ def test_nothing_is_left_of_thousands_of_connections(tmp_path):
         "request": REQUESTS * 9 // 10,
         "request broken off": REQUESTS // 10,
     }
-    assert after["threads"] == before["threads"]
+    # Those of the pools, and the event loop's own.
+    assert before["threads"] <= after["threads"] <= THREADS + HANDSHAKE_THREADS + 1
     assert after["files"] == before["files"] == idle["files"]
     assert after["memory"] <= before["memory"] + MARGIN
     assert TRACEBACK not in log

@@ -181,6 +181,7 @@ async def test_without_any_thread_the_job_is_refused(pool):
     try:
         with pytest.raises(RuntimeError, match="thread"):
             await pool.run(print)
+        assert await pool.drain(0)
     finally:
         threading.stack_size(before)
     assert await pool.run(lambda: "later") == "later"
