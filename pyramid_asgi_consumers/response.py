@@ -149,10 +149,11 @@ class Response:
                 self._file = file
                 if self._only and error is not None:
                     self._chunks.append(self._only)
-            self._finished = True
             self._whole = error is None and file is None and self._alone
             self.error = error
             self._unheard = error
+            # Last: the other side looks at this without the lock, and then at the rest.
+            self._finished = True
             news, self._news = self._news, None
         if news is not None and not self.settler.settle(news):
             # The loop has closed: its side will do nothing any more.

@@ -137,6 +137,26 @@ async def test_chunks_arrive_whole_and_in_order_however_threads_switch(size, mon
         assert [body_of(sent) for sent in answered] == [expected] * 8
 
 
+@pytest.mark.usefixtures("switching")
+async def test_a_response_that_fails_never_ends_as_if_whole_however_threads_switch():
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return raising(b"a")
+
+    bridge = WSGIBridge(app, 4)
+
+    async def fails():
+        exchange = Exchange(bridge)
+        exchange.taking.set()
+        with pytest.raises(ValueError, match="late"):
+            await exchange.task
+        return [message.get("more_body") for message in exchange.sent]
+
+    for _ in range(100):
+        answered = await asyncio.gather(*(fails() for _ in range(8)))
+        assert [True in sent and False not in sent for sent in answered] == [True] * 8
+
+
 class Moment:
     """A lock at which something happens just before it is taken."""
 
