@@ -93,7 +93,12 @@ def raw(server, *, receive_buffer: int | None = None) -> Iterator[socket.socket]
 def leave(connection: socket.socket) -> None:
     """Go away without a word: the server sees a reset connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # A thread that reads keeps the connection alive until it is woken; nothing is sent by that.
+    other = connection.dup()
     connection.close()
+    with contextlib.suppress(OSError):
+        other.shutdown(socket.SHUT_RD)
+    other.close()
 
 
 def read_until(connection: socket.socket, mark: bytes) -> bytes:
