@@ -1,6 +1,7 @@
 """Channels that are forwarded to a websocket."""
 
 import asyncio
+import sys
 
 import pytest
 from pyramid.config import Configurator
@@ -166,8 +167,10 @@ async def test_a_cancellation_from_outside_is_passed_on(config, leaves):
     if leaves:
         await client.channels.publish("a", 1)
     task.cancel()
-    await asyncio.wait({task}, timeout=20)
-    assert task.cancelled()
+    done, _ = await asyncio.wait({task}, timeout=20)
+    assert done
+    # Python 3.10 does not count, so there the client's leaving is all that is known.
+    assert task.cancelled() or (leaves and sys.version_info < (3, 11) and task.exception())
 
 
 async def test_a_cancellation_while_the_relay_ends_is_passed_on(config):
