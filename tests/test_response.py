@@ -46,6 +46,8 @@ async def test_a_response_of_one_chunk_is_two_messages():
 async def test_a_response_of_one_chunk_costs_one_hop_there_and_one_back(monkeypatch):
     bridge = WSGIBridge(answers([b"hello"]))
     await run(bridge, http_scope())
+    # An answer may be seen before the call that tells of it.
+    await wait_until(lambda: not bridge._settler._called)
     loop = asyncio.get_running_loop()
     hops = []
 
@@ -60,6 +62,7 @@ async def test_a_response_of_one_chunk_costs_one_hop_there_and_one_back(monkeypa
     back = counting("back", loop.call_soon_threadsafe)
     monkeypatch.setattr(loop, "call_soon_threadsafe", back)
     await run(bridge, http_scope())
+    await wait_until(lambda: hops[1:])
     assert hops == ["there", "back"]
 
 
