@@ -34,9 +34,13 @@ class RequestAttributes:
         own = self._attributes
         if all(getattr(owner, name, None) is own[name] for name in own):
             return owner
-        return type(
-            owner.__name__, (owner,), {"__slots__": (), "__module__": owner.__module__, **own}
-        )
+        extended = type(owner.__name__, (owner,), {"__slots__": (), **own})
+        extended.__module__ = owner.__module__
+        # As Pyramid does: otherwise zope.interface would keep each class for ever.
+        for name in ("__implemented__", "__provides__"):
+            if hasattr(owner, name):
+                setattr(extended, name, getattr(owner, name))
+        return extended
 
 
 class _Attribute:

@@ -1,7 +1,7 @@
 """One WSGI response: made in a worker thread, sent by the event loop.
 
 :class:`Response` has two sides. :meth:`Response.run` and what it calls belong to the worker thread,
-:meth:`Response.send_to` to the event loop; what they share is guarded by one lock.
+:meth:`Response.send_to` and what it calls to the event loop.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class Response:
     #: What the application raised.
     error: BaseException | None = None
 
-    # The worker thread's own.
+    # Written by the worker thread alone.
     _head: tuple[int, list[tuple[bytes, bytes]]] | None = None
     _started = False
     _bodyless = False
@@ -90,8 +90,12 @@ class Response:
     _alone = False
     _only = b""
 
-    # The event loop's own.
+    # The response is whole: _only is all of it, and no chunk was put.
+    _whole = False
+
+    # Written by the event loop alone.
     _taken = 0
+    _raised = False
 
     # Shared. Chunks go from one side to the other without the lock: who changes something looks
     # afterwards whether the other side waits; who is to wait says so, under the lock, and looks
@@ -99,7 +103,6 @@ class Response:
     # client; who makes room releases it.
     _room: "threading.Lock | None" = None
     _finished = False
-    _whole = False
     _gone = False
     _unheard: BaseException | None = None
     _file: FileWrapper | None = None
@@ -152,7 +155,7 @@ class Response:
             self._whole = error is None and file is None and self._alone
             self.error = error
             self._unheard = error
-            # Last: the other side looks at this without the lock, and then at the rest.
+            # The other side looks at these two without the lock, and then at the rest.
             self._finished = True
             news, self._news = self._news, None
         if news is not None and not self.settler.settle(news):
@@ -186,6 +189,8 @@ class Response:
 
         Raises :class:`ClientDisconnected` where the client has left.
         """
+        if not self._only:
+            self._alone = False
         try:
             self._put(data)
         except _ClientGone:
@@ -264,6 +269,7 @@ class Response:
             with self._lock:
                 news, self._news = self._news, None
             if news is not None and not self.settler.settle(news):
+                self._gone = True
                 raise _ClientGone
         if self._written - self._taken > AHEAD:
             self._wait_for_room()
@@ -290,7 +296,7 @@ class Response:
             try:
                 await news
             except BaseException:
-                self._end()
+                await self._clean_up(None)
                 raise
         if not self._whole:
             return await self._stream(receive, quirks.paced(send))
@@ -316,19 +322,26 @@ class Response:
             elif not self._gone:
                 await send({"type": "http.response.body", "body": data, "more_body": False})
         finally:
-            self._end()
+            await self._clean_up(watcher)
+
+    async def _clean_up(self, watcher: "asyncio.Task[None] | None") -> None:
+        """Let the thread end, too, and nothing go unheard that it has raised; close its file."""
+        if not self._finished or (self._unheard is not None and not self._raised):
+            self._leave()
+            self._log_unheard()
+        try:
             if watcher is not None:
                 watcher.cancel()
             if self._file is not None:
                 await self.pool.run(self._close_file, self._file)
             if watcher is not None:
                 await asyncio.wait((watcher,))
-
-    def _end(self) -> None:
-        """Let the thread end, too, if it has not, and nothing go unheard that it has raised."""
-        if not self._finished or self._unheard is not None:
-            self._leave()
+        except asyncio.CancelledError:
+            # It takes the place of what was raised.
             self._log_unheard()
+            raise
+        if self._raised:
+            self._unheard = None
 
     def _take(self) -> tuple[bytes, bool] | None:
         """Bytes that are there to send, none only at the end; and whether this is the end.
@@ -351,7 +364,7 @@ class Response:
         if not finished:
             return None
         if self.error is not None:
-            self._unheard = None
+            self._raised = True
             raise self.error
         return b"", True
 

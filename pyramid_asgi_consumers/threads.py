@@ -61,9 +61,9 @@ class ThreadPool:
         return await future
 
     async def drain(self, timeout: float) -> bool:
-        """Wait until no job runs or waits, at most ``timeout`` seconds, and let the threads end.
+        """Wait until no job runs or waits and all threads end, at most ``timeout`` seconds.
 
-        Returns whether all jobs have ended. The pool can be used again afterwards.
+        Returns whether they have. The pool can be used again afterwards.
         """
         if self._pid != os.getpid():
             return True
@@ -87,8 +87,7 @@ class _Crew:
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self.name = name
-        # None ends the thread that takes it.
-        self.jobs: deque[Callable[[], object] | None] = deque()
+        self.jobs: deque[Callable[[], object]] = deque()
         # Whether a thread is on its way to the jobs.
         self.waking = False
         # Guards what follows.
@@ -110,20 +109,27 @@ class _Crew:
                 self.waking = True
                 self.idle.pop().release()
                 return False
-            if self.threads == self.size or self.draining:
+            if self.threads == self.size:
                 return False
             self.waking = True
             self.threads += 1
             return True
 
-    def start(self, job: Callable[[], object] | None) -> None:
-        """Start a thread. Without any, take ``job`` back and raise RuntimeError."""
+    def start(self, job: Callable[[], object]) -> None:
+        """Start a thread. Where there is none at all, take ``job`` back and raise RuntimeError."""
         name = f"{self.name}-{self.threads}"
         try:
             threading.Thread(target=self.work, name=name, daemon=True).start()
         except RuntimeError as error:
-            self.waking = False
-            if self.leave():
+            with self.lock:
+                self.waking = False
+                self.threads -= 1
+                none = not self.threads
+                # Who added a job meanwhile relied on this thread.
+                if self.jobs and self.idle:
+                    self.waking = True
+                    self.idle.pop().release()
+            if none:
                 self.jobs.remove(job)
                 raise
             log.warning("There are only %d of %d threads: %s", self.threads, self.size, error)
@@ -142,31 +148,24 @@ class _Crew:
                     # One may have come meanwhile.
                     if jobs:
                         continue
+                    if self.draining:
+                        self.threads -= 1
+                        when_ended = None if self.threads else self.when_ended
+                        break
                     self.idle.append(bell)
                 bell.acquire()
                 self.waking = False
                 continue
-            if job is None:
-                break
             if jobs and not self.waking and self.wake():
-                self.start(None)
+                self.start(job)
             try:
                 job()
             except BaseException:
                 log.exception("A job failed in thread %s", threading.current_thread().name)
             # A view's objects go now, not when the next request comes.
             del job
-        self.leave()
-
-    def leave(self) -> bool:
-        """Count a thread out; return whether it was the last."""
-        with self.lock:
-            self.threads -= 1
-            last = not self.threads
-            when_ended = self.when_ended if last else None
         if when_ended is not None:
             when_ended()
-        return last
 
     async def drain(self, timeout: float) -> bool:
         loop = asyncio.get_running_loop()
@@ -175,7 +174,6 @@ class _Crew:
             self.when_ended = lambda: call_soon(loop, settle, ended, None, None)
             self.draining = True
             threads = self.threads
-            self.jobs.extend([None] * threads)
             for bell in self.idle:
                 bell.release()
             self.idle.clear()
@@ -196,7 +194,8 @@ class Settler:
     def settle(self, future: asyncio.Future[None]) -> bool:
         """Give ``future`` the result None, soon. Returns False where the loop has closed."""
         self._waiting.append(future)
-        if self._called:
+        # A loop that has closed drops the calls that it has taken.
+        if self._called and not self.loop.is_closed():
             return True
         self._called = True
         if call_soon(self.loop, self._settle_all):

@@ -9,6 +9,7 @@ from pyramid.exceptions import ConfigurationConflictError
 from pyramid.request import Request, apply_request_extensions
 from pyramid.response import Response
 from pyramid.testing import DummyRequest
+from zope.interface import Interface
 
 from pyramid_asgi_consumers.attributes import RequestAttributes
 from pyramid_asgi_consumers.channels.faces import RequestChannels
@@ -112,6 +113,7 @@ class TestRequestAttributes:
             request = Request.blank("/")
             request.set_property(lambda request: 1, "one")
             extended(registry, request)
+            registry.queryAdapter(request, Interface)
             kinds.append(weakref.ref(type(request)))
         del request
         gc.collect()

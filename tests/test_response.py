@@ -287,6 +287,37 @@ async def test_write_sends_before_the_iterable():
     assert sent[0]["headers"] == []
 
 
+class Writing:
+    """Says that it is one chunk, and writes."""
+
+    def __init__(self, before=(), after=()):
+        self.before = before
+        self.after = after
+
+    def __call__(self, environ, start_response):
+        self.write = start_response("200 OK", [])
+        return self
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        for data in self.before:
+            self.write(data)
+        yield b"world"
+        for data in self.after:
+            self.write(data)
+
+
+async def test_write_within_the_iteration_is_sent_where_it_was_called():
+    assert body_of(await run(WSGIBridge(Writing([b"hello "])), http_scope())) == b"hello world"
+
+
+async def test_write_behind_the_only_chunk_is_beyond_its_length(caplog):
+    assert body_of(await run(WSGIBridge(Writing(after=[b"!"])), http_scope())) == b"world"
+    assert levels(caplog) == ["WARNING"]
+
+
 async def test_write_raises_where_the_client_has_left(caplog):
     raised = []
     left = threading.Event()
@@ -565,6 +596,29 @@ async def test_an_exception_behind_a_send_that_fails_is_logged_once(caplog):
     assert levels(caplog) == ["ERROR"]
 
 
+async def test_an_exception_that_a_cancellation_takes_the_place_of_is_logged_once(caplog):
+    cancelled = asyncio.Event()
+    release = asyncio.Event()
+
+    class Slow(Exchange):
+        async def receive(self):
+            try:
+                await self.left.wait()
+            finally:
+                cancelled.set()
+                await release.wait()
+
+    exchange = Slow(WSGIBridge(answers(raising(b"a"))))
+    exchange.taking.set()
+    await asyncio.wait_for(cancelled.wait(), 20)
+    assert levels(caplog) == []
+    exchange.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await exchange.task
+    release.set()
+    assert levels(caplog) == ["ERROR"]
+
+
 @pytest.mark.parametrize("error", [OSError, ConnectionResetError, ClientDisconnected])
 @pytest.mark.parametrize("chunks", [[b"a"], [b"a"] * 3, None])
 @pytest.mark.parametrize("fatal", [0, 1])
@@ -691,6 +745,30 @@ async def test_a_file_handed_over_after_the_cancellation_is_closed():
     release.set()
     assert await bridge.pool.drain(20)
     assert file.closings == 1
+
+
+async def test_a_file_that_is_there_when_its_request_is_cancelled_is_closed():
+    release = threading.Event()
+    files, bodies = [], []
+
+    def app(environ, start_response):
+        assert release.wait(20)
+        start_response("200 OK", [])
+        bodies.append(environ["wsgi.input"])
+        files.append(io.BytesIO(b"x"))
+        return environ["wsgi.file_wrapper"](files[0])
+
+    bridge = WSGIBridge(app)
+    exchange = Exchange(bridge)
+    await wait_until(lambda: bridge.pool._crew and bridge.pool._crew.threads)
+    release.set()
+    # The loop does nothing meanwhile, so that the task does not yet know.
+    while not bridge.pool._crew.idle:
+        threading.Event().wait(0.01)
+    await exchange.cancel()
+    assert await bridge.pool.drain(20)
+    assert files[0].closed
+    assert bodies[0].closed
 
 
 async def test_a_file_is_closed_behind_the_read_that_a_cancellation_interrupts():

@@ -132,6 +132,16 @@ async def test_drain_waits_for_jobs_and_ends_the_threads(pool):
     await wait_until(lambda: not threads_of(pool))
 
 
+async def test_drain_starts_the_threads_that_waiting_jobs_need():
+    pool = ThreadPool(5, "draining")
+    await pool.run(int)
+    side_by_side = threading.Barrier(5)
+    for _ in range(5):
+        pool.submit(partial(side_by_side.wait, 20))
+    assert await pool.drain(20)
+    assert not side_by_side.broken
+
+
 async def test_drain_leaves_a_job_that_hangs_and_the_pool_works_on(pool):
     release = threading.Event()
     pool.submit(lambda: release.wait(20))
@@ -187,6 +197,31 @@ async def test_without_any_thread_the_job_is_refused(pool):
     assert await pool.run(lambda: "later") == "later"
 
 
+def test_a_job_that_relied_on_a_thread_that_cannot_be_started_wakes_an_idle_one(monkeypatch):
+    crew = _Crew(3, "failing")
+    started, hold, done = threading.Event(), threading.Event(), threading.Event()
+    both = threading.Barrier(3)
+    for _ in range(2):
+        crew.submit(partial(both.wait, 20))
+        crew.waking = False
+    both.wait(20)
+
+    def start(thread):
+        # Both threads have fallen idle, and a job has come that has woken none of them.
+        while len(crew.idle) < 2:
+            started.wait(0.01)
+        crew.submit(done.set)
+        assert crew.waking
+        raise RuntimeError("can't start new thread")
+
+    with crew.lock:
+        crew.waking = True
+        crew.threads += 1
+    monkeypatch.setattr(threading.Thread, "start", start)
+    crew.start(hold.set)
+    assert done.wait(20)
+
+
 def test_a_loop_that_has_closed_takes_no_call():
     loop = asyncio.new_event_loop()
     future = loop.create_future()
@@ -196,6 +231,16 @@ def test_a_loop_that_has_closed_takes_no_call():
     assert not settler.settle(future)
     assert not settler.settle(future)
     assert not future.done()
+
+
+def test_a_loop_that_has_closed_with_calls_left_takes_no_more():
+    loop = asyncio.new_event_loop()
+    settler = Settler(loop)
+    assert settler.settle(loop.create_future())
+    assert settler.settle(loop.create_future())
+    loop.close()
+    assert not settler.settle(loop.create_future())
+    assert not settler.settle(loop.create_future())
 
 
 async def test_futures_that_are_settled_together_cost_one_call(monkeypatch):

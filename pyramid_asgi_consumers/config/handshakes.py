@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MethodType
 
 from pyramid.exceptions import ConfigurationExecutionError
 from pyramid.interfaces import (
@@ -168,9 +169,14 @@ def websocket_url(request, route_name, *elements, **kw):
     return re.sub("^http", "ws", request.route_url(route_name, *elements, **kw))
 
 
+def _websocket_url_of(request):
+    """The method :func:`websocket_url` of ``request``."""
+    return MethodType(websocket_url, request)
+
+
 def includeme(config):
     config.registry.registerUtility([], IGuards)
     consumers = config.registry.getUtility(IConsumerMapper)
     mapper = ExchangeRoutesMapper(config.get_routes_mapper(), consumers)
     config.registry.registerUtility(mapper, IRoutesMapper)
-    add_request_attribute(config, "websocket_url", websocket_url.__get__)
+    add_request_attribute(config, "websocket_url", _websocket_url_of)
