@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import io
+import random
 import sys
 import threading
+from collections import Counter
 
 import pytest
 
@@ -14,7 +16,7 @@ from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.response import AHEAD, Response
 from pyramid_asgi_consumers.threads import Settler
 from tests.asgi import body_of, http_scope, run
-from tests.wsgi import Closing, Exchange, answers, request, wait_until
+from tests.wsgi import DISCONNECT, Closing, Exchange, answers, request, wait_until
 
 KIB = 1024
 
@@ -985,3 +987,69 @@ async def test_the_request_body_may_be_the_file():
     body = b"x" * 700 * KIB
     sent = await run(WSGIBridge(app), http_scope(method="POST"), request(body))
     assert body_of(sent) == body
+
+
+class Ends:
+    """Responses whose clients leave, or are cancelled, at any moment; and how they have ended."""
+
+    def __init__(self, seed):
+        self.chance = random.Random(seed)
+        self.closed = []
+        self.bodies = []
+        self.raised = []
+        self.heard = Counter()
+
+    def app(self, environ, start_response):
+        self.bodies.append(environ["wsgi.input"])
+        start_response("200 OK", [])
+        chunks = [b"abc"] * self.chance.randrange(15)
+        if environ["QUERY_STRING"] == "file":
+            self.closed.append(io.BytesIO(b"".join(chunks)))
+            return environ["wsgi.file_wrapper"](self.closed[-1])
+        fails = environ["QUERY_STRING"] == "fails"
+        self.closed.append(Closing(self.chunks(chunks, fails)))
+        return self.closed[-1]
+
+    def chunks(self, chunks, fails):
+        yield from chunks
+        if fails:
+            self.raised.append(ValueError(len(self.raised)))
+            raise self.raised[-1]
+
+    async def serve(self, bridge):
+        left = asyncio.Event()
+
+        async def receive():
+            await left.wait()
+            return DISCONNECT
+
+        async def send(message):
+            if self.chance.random() < 0.05:
+                raise OSError("left")
+            await asyncio.sleep(0)
+
+        query = self.chance.choice([b"file", b"fails", b"chunks"])
+        scope = http_scope(query_string=query)
+        task = asyncio.create_task(bridge(scope, receive, send))
+        for _ in range(self.chance.randrange(12)):
+            await asyncio.sleep(0)
+        self.chance.choice([task.cancel, left.set, int])()
+        await asyncio.wait([task], timeout=20)
+        if not task.cancelled() and task.exception() is not None:
+            self.heard[task.exception()] += 1
+
+
+@pytest.mark.usefixtures("switching")
+async def test_all_is_closed_and_every_error_is_heard_once_however_it_ends(monkeypatch, caplog):
+    monkeypatch.setattr(response_module, "AHEAD", 15)
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    ends = Ends(seed)
+    bridge = WSGIBridge(ends.app, 4)
+    for _ in range(300):
+        await asyncio.gather(*(ends.serve(bridge) for _ in range(6)))
+    assert await bridge.pool.drain(20)
+    ends.heard.update(record.exc_info[1] for record in caplog.records if record.exc_info)
+    assert all(body.closed for body in ends.bodies)
+    assert {each.closed for each in ends.closed} == {1}
+    assert ends.heard == Counter(ends.raised)
