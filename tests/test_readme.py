@@ -1,6 +1,7 @@
 """README.rst's examples, in a project with users, transactions and a database."""
 
 import textwrap
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -26,11 +27,7 @@ def config(tmp_path):
 def run_example(section, **names):
     """Run the first block of code in a section; return it as a module."""
     text = README.partition(f"\n{section}\n---")[2].partition("code-block:: python\n")[2]
-    lines = []
-    for line in text.splitlines():
-        if line and not line.startswith("    "):
-            break
-        lines.append(line)
+    lines = takewhile(lambda line: not line or line.startswith("    "), text.splitlines())
     module = ModuleType("example")
     vars(module).update(names)
     exec(textwrap.dedent("\n".join(lines)), vars(module))

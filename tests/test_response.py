@@ -599,18 +599,25 @@ async def test_an_exception_behind_a_send_that_fails_is_logged_once(caplog):
 
 
 async def test_an_exception_that_a_cancellation_takes_the_place_of_is_logged_once(caplog):
+    watched = threading.Event()
     cancelled = asyncio.Event()
     release = asyncio.Event()
 
+    def chunks():
+        yield b"a"
+        assert watched.wait(20)
+        raise ValueError("late")
+
     class Slow(Exchange):
         async def receive(self):
+            watched.set()
             try:
                 await self.left.wait()
             finally:
                 cancelled.set()
                 await release.wait()
 
-    exchange = Slow(WSGIBridge(answers(raising(b"a"))))
+    exchange = Slow(WSGIBridge(answers(chunks())))
     exchange.taking.set()
     await asyncio.wait_for(cancelled.wait(), 20)
     assert levels(caplog) == []
