@@ -1011,17 +1011,19 @@ class Ends:
         start_response("200 OK", [])
         chunks = [b"abc"] * self.chance.randrange(15)
         if environ["QUERY_STRING"] == "file":
-            self.closed.append(io.BytesIO(b"".join(chunks)))
-            return environ["wsgi.file_wrapper"](self.closed[-1])
-        fails = environ["QUERY_STRING"] == "fails"
-        self.closed.append(Closing(self.chunks(chunks, fails)))
-        return self.closed[-1]
+            file = io.BytesIO(b"".join(chunks))
+            self.closed.append(file)
+            return environ["wsgi.file_wrapper"](file)
+        result = Closing(self.chunks(chunks, environ["QUERY_STRING"] == "fails"))
+        self.closed.append(result)
+        return result
 
     def chunks(self, chunks, fails):
         yield from chunks
         if fails:
-            self.raised.append(ValueError(len(self.raised)))
-            raise self.raised[-1]
+            error = ValueError("late")
+            self.raised.append(error)
+            raise error
 
     async def serve(self, bridge):
         left = asyncio.Event()
