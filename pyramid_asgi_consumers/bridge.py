@@ -14,10 +14,10 @@ from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.body import has_no_body, read_body
-from pyramid_asgi_consumers.coroutines import SERVER
+from pyramid_asgi_consumers.coroutines import SERVER, Receive
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
-from pyramid_asgi_consumers.response import FileWrapper, Receive, Response, Send
+from pyramid_asgi_consumers.response import FileWrapper, Response, Send
 from pyramid_asgi_consumers.threads import Settler, ThreadPool
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.coroutines import Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.threads import Settler, ThreadPool, carried, settle
 
@@ -26,7 +27,7 @@ AHEAD = 2 * 1024 * 1024
 JOINED = 64 * 1024
 # So much of a file is read at a time.
 BLOCK = 256 * 1024
-# Headers with values of so many characters are the same again and again.
+# Headers with values of up to so many characters, but cookies, are the same again and again.
 CACHED = 64
 
 # PEP 3333, "Other HTTP Features": these are the server's to send (RFC 2616 section 13.5.1).
@@ -43,7 +44,6 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Job = Callable[..., object]
 
@@ -485,9 +485,8 @@ def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
         name, value = header
         if not isinstance(name, str) or not isinstance(value, str):
             raise WSGIError(f"A header's name and value must be str, not {header!r}")
-        checked.append(
-            _cached_header(name, value) if len(value) <= CACHED else _header(name, value)
-        )
+        known = len(value) <= CACHED and name != "Set-Cookie"
+        checked.append(_cached_header(name, value) if known else _header(name, value))
     return checked
 
 

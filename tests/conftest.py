@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from tests.redis_server import RedisServer
@@ -12,3 +14,12 @@ def redis_server(tmp_path_factory):
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture
+def switching():
+    """Threads switch as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

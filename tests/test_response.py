@@ -117,15 +117,6 @@ async def test_a_thread_is_only_so_far_ahead_of_a_stalled_client():
     assert len(body_of(exchange.sent)) == 100 * 64 * KIB
 
 
-@pytest.fixture
-def switching():
-    """Threads switch as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 async def test_chunks_arrive_whole_and_in_order_however_threads_switch(size, monkeypatch):
@@ -346,6 +337,15 @@ async def test_write_raises_where_the_client_has_left(caplog):
 
 
 # Status and headers
+
+
+async def test_a_cookie_is_not_kept():
+    before = response_module._cached_header.cache_info().currsize
+    for number in range(3):
+        headers = [("Set-Cookie", f"session={number} of this test")]
+        sent = await run(WSGIBridge(answers([b""], headers)), http_scope())
+        assert (b"set-cookie", headers[0][1].encode()) in sent[0]["headers"]
+    assert response_module._cached_header.cache_info().currsize == before
 
 
 async def test_a_status_needs_no_reason():

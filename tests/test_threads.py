@@ -258,22 +258,18 @@ async def test_futures_that_are_settled_together_cost_one_call(monkeypatch):
         calls.clear()
 
 
+@pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("size", [1, 2, 20])
 async def test_every_job_is_done_and_every_future_settled_however_threads_switch(size):
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        loop = asyncio.get_running_loop()
-        settler = Settler(loop)
-        pool = ThreadPool(size)
-        for number in range(200):
-            futures = [loop.create_future() for _ in range(number % 50 + 1)]
-            for future in futures:
-                pool.submit(partial(settler.settle, future))
-            await asyncio.wait_for(asyncio.gather(*futures), 20)
-        assert await pool.drain(20)
-    finally:
-        sys.setswitchinterval(before)
+    loop = asyncio.get_running_loop()
+    settler = Settler(loop)
+    pool = ThreadPool(size)
+    for number in range(200):
+        futures = [loop.create_future() for _ in range(number % 50 + 1)]
+        for future in futures:
+            pool.submit(partial(settler.settle, future))
+        await asyncio.wait_for(asyncio.gather(*futures), 20)
+    assert await pool.drain(20)
 
 
 def test_a_forked_process_has_threads_of_its_own():
