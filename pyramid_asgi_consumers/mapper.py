@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from operator import attrgetter
 from typing import Any
 
 from pyramid.urldispatch import Route, old_route_re, route_re, star_at_end, update_pattern
@@ -11,8 +12,10 @@ from pyramid.urldispatch import Route, old_route_re, route_re, star_at_end, upda
 # specific than one that goes on.
 LITERAL, PATTERN, PLACEHOLDER, REST, END = range(5)
 
+_declared = count()
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Consumer:
     """One declared consumer.
 
@@ -21,9 +24,9 @@ class Consumer:
     that may open it besides its own; ``max_connections`` is how many may be open at once;
     ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer.
 
-    ``match`` is Pyramid's own: it takes a path and returns what the placeholders stand for, or
-    None. ``segments`` are the parts of the pattern between slashes: a literal one as its text,
-    others as PATTERN, PLACEHOLDER or REST. ``rank`` orders consumers, the most specific first.
+    ``segments`` are the parts of the pattern between slashes: a literal one as its text, others as
+    PATTERN, PLACEHOLDER or REST. ``rank`` orders consumers, the most specific first, and the first
+    declared among equals.
 
     Raises ValueError or re.error for a pattern that Pyramid refuses.
     """
@@ -35,19 +38,45 @@ class Consumer:
     origins: tuple[str, ...] = ()
     max_connections: int | None = None
     route_name: str | None = None
-    match: Callable[[str], dict[str, Any] | None] = field(init=False, repr=False)
     segments: tuple[str | int, ...] = field(init=False, repr=False)
-    rank: tuple[int, ...] = field(init=False, repr=False)
+    rank: tuple[tuple[int, ...], int] = field(init=False, repr=False)
+    # For each segment the name of the placeholder, None for a literal one; None altogether where
+    # the pattern is for Pyramid's own matcher to read.
+    _names: tuple[str | None, ...] | None = field(init=False, repr=False)
+    _match: Callable[[str], dict[str, Any] | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        segments = _segments(self.path)
-        rank = (*(LITERAL if isinstance(each, str) else each for each in segments), END)
-        object.__setattr__(self, "match", Route(self.path, self.path).match)
+        segments, names = _parsed(self.path)
+        kinds = (*(LITERAL if isinstance(each, str) else each for each in segments), END)
+        simple = PATTERN not in segments and REST not in segments
+        object.__setattr__(self, "_match", Route(self.path, self.path).match)
+        object.__setattr__(self, "_names", names if simple else None)
         object.__setattr__(self, "segments", segments)
-        object.__setattr__(self, "rank", rank)
+        object.__setattr__(self, "rank", (kinds, next(_declared)))
 
     def __str__(self) -> str:
         return f"{self.protocol} consumer {self.path} ({self.declared})"
+
+    def match(self, path: str, segments: list[str]) -> dict[str, Any] | None:
+        """Return what the placeholders stand for in ``path``; None if the pattern does not match.
+
+        ``segments`` are what stands behind the slashes of ``path``.
+        """
+        names = self._names
+        if names is None:
+            return self._match(path)
+        if len(names) != len(segments):
+            return None
+        params = {}
+        for name, own, segment in zip(names, self.segments, segments, strict=True):
+            if name is None:
+                if own != segment:
+                    return None
+            elif segment:
+                params[name] = segment
+            else:
+                return None
+        return params
 
 
 class ConsumerMapper:
@@ -65,7 +94,6 @@ class ConsumerMapper:
     def __init__(self) -> None:
         self._consumers: dict[tuple[str, str], Consumer] = {}
         self._roots: dict[str, _Node] = {}
-        self._declared = count()
 
     def __iter__(self) -> Iterator[Consumer]:
         return iter(self._consumers.values())
@@ -78,10 +106,7 @@ class ConsumerMapper:
         key = consumer.protocol, consumer.path
         self._consumers.pop(key, None)
         self._consumers[key] = consumer
-        node = self._roots.setdefault(consumer.protocol, _Node())
-        for segment in consumer.segments:
-            node = node.children.setdefault(segment, _Node())
-        node.ends[consumer.path] = (consumer.rank, next(self._declared), consumer)
+        self._roots.setdefault(consumer.protocol, _Node()).add(consumer)
 
     def has_consumers(self, protocol: str) -> bool:
         """Whether any consumer was declared for ``protocol``."""
@@ -90,35 +115,65 @@ class ConsumerMapper:
     def __call__(self, protocol: str, path: str) -> tuple[Consumer, dict[str, Any]] | None:
         """Return the consumer for ``path`` (text, within the root path) and what it matched."""
         root = self._roots.get(protocol)
-        # Python's $ also matches in front of a final newline.
-        if root is None or path.endswith("\n"):
-            return None
         # As Pyramid has it: the root path itself, without a slash, is the root page.
         path = path or "/"
-        for _, _, consumer in sorted(root.reached(path.split("/")[1:])):
-            params = consumer.match(path)
+        # Python's $ also matches in front of a final newline.
+        if root is None or path[0] != "/" or path[-1] == "\n":
+            return None
+        segments = path[1:].split("/")
+        found = root.reached(segments)
+        if len(found) > 1:
+            found.sort(key=attrgetter("rank"))
+        for consumer in found:
+            params = consumer.match(path, segments)
             if params is not None:
                 return consumer, params
         return None
 
 
 class _Node:
-    """What the patterns with the same segments up to here have next."""
+    """What the patterns with the same segments up to here have next.
+
+    Where only one goes on, it stands here itself, and nothing of what it goes on with: a look-up
+    among thousands finds little of what it needs in the processor's caches.
+    """
 
     __slots__ = ("children", "ends")
 
     def __init__(self) -> None:
-        self.children: dict[str | int, _Node] = {}
-        self.ends: dict[str, tuple[tuple[int, ...], int, Consumer]] = {}
+        self.children: dict[str | int, _Node | Consumer] = {}
+        self.ends: dict[str, Consumer] = {}
 
-    def reached(self, segments: list[str]) -> list[tuple[tuple[int, ...], int, Consumer]]:
-        """Return what the patterns that may match ``segments`` end in, in no order."""
+    def add(self, consumer: Consumer, at: int = 0) -> None:
+        """Add ``consumer``, whose first ``at`` segments lead here."""
+        if at == len(consumer.segments):
+            self.ends[consumer.path] = consumer
+            return
+        segment = consumer.segments[at]
+        child = self.children.get(segment)
+        if isinstance(child, _Node):
+            child.add(consumer, at + 1)
+        elif child is None or child.path == consumer.path:
+            self.children[segment] = consumer
+        else:
+            node = _Node()
+            node.add(child, at + 1)
+            node.add(consumer, at + 1)
+            self.children[segment] = node
+
+    def reached(self, segments: list[str]) -> list[Consumer]:
+        """Return the consumers whose patterns may match ``segments``, in no order."""
         found = []
-        spread = set()
+        seen = set()
         length = len(segments)
-        ahead = [(self, 0)]
+        ahead: list[tuple[_Node | Consumer, int]] = [(self, 0)]
         while ahead:
             node, at = ahead.pop()
+            if isinstance(node, Consumer):
+                if node not in seen:
+                    seen.add(node)
+                    found.append(node)
+                continue
             if at == length:
                 found += node.ends.values()
                 continue
@@ -126,8 +181,8 @@ class _Node:
             if PATTERN in children or REST in children:
                 # These take any number of segments. A node is reached from the left to the right,
                 # so what it can reach later it has reached at first.
-                if node not in spread:
-                    spread.add(node)
+                if node not in seen:
+                    seen.add(node)
                     if REST in children:
                         ahead.append((children[REST], length))
                     if PATTERN in children:
@@ -140,7 +195,8 @@ class _Node:
         return found
 
 
-def _segments(pattern: str) -> tuple[str | int, ...]:
+def _parsed(pattern: str) -> tuple[tuple[str | int, ...], tuple[str | None, ...]]:
+    """Return the segments of ``pattern``, and for each the name if it is a PLACEHOLDER."""
     if old_route_re.search(pattern) and not route_re.search(pattern):
         pattern = old_route_re.sub(update_pattern, pattern)
     rest = ""
@@ -148,10 +204,15 @@ def _segments(pattern: str) -> tuple[str | int, ...]:
         pattern, rest = pattern.rsplit("*", 1)
     # A slash within braces belongs to a placeholder's pattern.
     pattern = route_re.sub(lambda found: found[0].replace("/", ""), pattern)
-    segments = [_segment(text) for text in pattern.removeprefix("/").split("/")]
+    texts = pattern.removeprefix("/").split("/")
+    segments = [_segment(text) for text in texts]
     if rest:
         segments[-1] = REST
-    return tuple(segments)
+    names = (
+        text[1:-1] if segment == PLACEHOLDER else None
+        for text, segment in zip(texts, segments, strict=True)
+    )
+    return tuple(segments), tuple(names)
 
 
 def _segment(text: str) -> str | int:
