@@ -29,7 +29,6 @@ def slow(request):
 
 def configured():
     config = Configurator(settings={"asgi.threads": str(THREADS)})
-    config.include("pyramid_asgi_consumers")
     for view in (hello, download, slow):
         name = view.__name__
         config.add_route(name, f"/{name}")
@@ -42,7 +41,9 @@ def wsgi_app():
 
 
 def ours():
-    return configured().make_asgi_app()
+    config = configured()
+    config.include("pyramid_asgi_consumers")
+    return config.make_asgi_app()
 
 
 def a2wsgi():

@@ -1,17 +1,21 @@
 """Measures the bridge against its peers: ``python benchmarks/bridge.py``.
 
-Starts one server for each peer, then measures them in turns with wrk, round after round, so that
-whatever else the machine does falls on all of them. Only successful answers are counted.
+Measures the peers with wrk, one after the other, in another order each round, so that whatever
+else the machine does falls on all of them; each time with a new server, since one may be faster or
+slower than the next for as long as it lives. Only successful answers are counted.
 """
 
 import argparse
+import contextlib
 import os
+import random
 import re
 import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,20 +68,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, help="of one measurement")
     parser.add_argument("--peers", nargs="*", default=list(COMMANDS))
     arguments = parser.parse_args()
-    ports, servers = {}, []
-    try:
-        for name in arguments.peers:
-            ports[name] = free_port()
-            servers.append(start(name, ports[name]))
-        for name in arguments.peers:
-            wait_for(ports[name])
-        for name in arguments.cases:
-            case = CASES[name]
-            measure(name, case, ports, arguments.rounds, arguments.seconds or case.seconds)
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
+    for name in arguments.cases:
+        case = CASES[name]
+        peers = [peer for peer in case.peers if peer in arguments.peers]
+        measure(name, case, peers, arguments.rounds, arguments.seconds or case.seconds)
 
 
 def free_port() -> int:
@@ -86,14 +80,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(name: str, port: int) -> subprocess.Popen:
-    command = COMMANDS[name].format(name=name, port=port).split()
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[int]:
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", *COMMANDS[name].format(name=name, port=port).split()],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent)))},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    try:
+        wait_for(port)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
 
 
 def wait_for(port: int) -> None:
@@ -107,14 +108,13 @@ def wait_for(port: int) -> None:
             time.sleep(0.05)
 
 
-def measure(name: str, case: Case, ports: dict[str, int], rounds: int, seconds: int) -> None:
-    peers = [peer for peer in case.peers if peer in ports]
+def measure(name: str, case: Case, peers: list[str], rounds: int, seconds: int) -> None:
     results = {peer: [] for peer in peers}
-    for peer in peers:
-        wrk(ports[peer], case, 1)
     for _ in range(rounds):
-        for peer in peers:
-            results[peer].append(wrk(ports[peer], case, seconds))
+        for peer in random.sample(peers, len(peers)):
+            with serving(peer) as port:
+                wrk(port, case, 1)
+                results[peer].append(wrk(port, case, seconds))
     print(f"\n{name}: {case.connections} connections, {rounds} rounds of {seconds} s")
     print(f"{'':10}{'req/s':>9}{'min':>9}{'max':>9}{'non-2xx':>9}{'ours is':>9}{'target':>9}")
     for peer in peers:

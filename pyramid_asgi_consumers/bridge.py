@@ -17,7 +17,7 @@ from pyramid_asgi_consumers.body import has_no_body, read_body
 from pyramid_asgi_consumers.coroutines import SERVER, Receive
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
-from pyramid_asgi_consumers.response import FileWrapper, Response, Send
+from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
 from pyramid_asgi_consumers.threads import Settler, ThreadPool
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class WSGIBridge(WsgiToAsgi):
         self.multiprocess = multiprocess
         self.root_path = root_path
         self.pool = ThreadPool(threads, "asgi-view")
+        self._ahead = Ahead()
         self._settler: Settler | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -90,7 +91,7 @@ class WSGIBridge(WsgiToAsgi):
         settler = self._settler
         if settler is None or settler.loop is not loop:
             settler = self._settler = Settler(loop)
-        response = Response(self.wsgi_application, environ, body, settler, self.pool)
+        response = Response(self.wsgi_application, environ, body, settler, self.pool, self._ahead)
         try:
             self.pool.submit(partial(contextvars.copy_context().run, response.run))
         except RuntimeError as error:

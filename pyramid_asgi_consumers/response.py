@@ -20,9 +20,12 @@ from pyramid_asgi_consumers.threads import Settler, ThreadPool, carried, settle
 
 log = logging.getLogger(__name__)
 
-# A thread that is more bytes ahead of its client waits until it is half as far: each wait costs a
-# switch of threads there and one back.
-AHEAD = 2 * 1024 * 1024
+# A thread that is more bytes ahead of its client waits until it is a quarter as far: each wait is
+# a switch of threads there and one back. Where many responses are sent at once they share what all
+# may be ahead, but for a least that each may.
+AHEAD = 4 * 1024 * 1024
+ALL_AHEAD = 128 * 1024 * 1024
+LEAST_AHEAD = 256 * 1024
 # Small chunks that wait together are sent as one message of about this size.
 JOINED = 64 * 1024
 # So much of a file is read at a time.
@@ -66,12 +69,38 @@ class FileWrapper:
             yield block
 
 
+class Ahead:
+    """How far ahead of their clients the threads of one bridge may be.
+
+    Entered by each response of several chunks for as long as it is sent.
+    """
+
+    def __init__(self) -> None:
+        #: What one response may be ahead, in bytes.
+        self.bytes = AHEAD
+        self._responses = 0
+        # A bridge may serve on several event loops.
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._add(1)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._add(-1)
+
+    def _add(self, number: int) -> None:
+        with self._lock:
+            self._responses += number
+            share = ALL_AHEAD // max(1, self._responses)
+            self.bytes = min(AHEAD, max(LEAST_AHEAD, share))
+
+
 class Response:
     """What ``wsgi_app`` answers to ``environ``.
 
     ``body`` is the request's, and is closed at the end. ``pool`` runs the response, and reads the
-    files that it returns. ``settler`` is that of the event loop. Create it there, give :meth:`run`
-    to the pool, and await :meth:`send_to`.
+    files that it returns. ``settler`` is that of the event loop, ``ahead`` that of the bridge.
+    Create it on the loop, give :meth:`run` to the pool, and await :meth:`send_to`.
     """
 
     #: Whether ``http.response.start`` was sent.
@@ -116,12 +145,14 @@ class Response:
         body: BinaryIO,
         settler: Settler,
         pool: ThreadPool,
+        ahead: Ahead,
     ) -> None:
         self.wsgi_app = wsgi_app
         self.environ = environ
         self.body = body
         self.settler = settler
         self.pool = pool
+        self.ahead = ahead
         self._lock = threading.Lock()
         self._chunks: deque[bytes] = deque()
         self._news = settler.loop.create_future()
@@ -251,12 +282,14 @@ class Response:
             self._start(len(chunk) if self._alone else None)
         if self._bodyless:
             return
-        if self._length is not None and self._written + len(chunk) > self._length:
+        written = self._written + len(chunk)
+        if self._length is not None and written > self._length:
             chunk = chunk[: self._length - self._written]
+            written = self._length
             if not self._cut:
                 self._cut = True
                 log.warning("The response is longer than its Content-Length; the rest is cut")
-        self._written += len(chunk)
+        self._written = written
         if self._alone:
             self._only += chunk
             return
@@ -271,7 +304,7 @@ class Response:
             if news is not None and not self.settler.settle(news):
                 self._gone = True
                 raise _ClientGone
-        if self._written - self._taken > AHEAD:
+        if written - self._taken > self.ahead.bytes:
             self._wait_for_room()
 
     def _wait_for_room(self) -> None:
@@ -279,7 +312,7 @@ class Response:
         room.acquire()
         with self._lock:
             self._room = room
-            if self._gone or self._written - self._taken <= AHEAD:
+            if self._gone or self._written - self._taken <= self.ahead.bytes:
                 self._make_room()
         room.acquire()
 
@@ -299,7 +332,8 @@ class Response:
                 await self._clean_up(None)
                 raise
         if not self._whole:
-            return await self._stream(receive, quirks.paced(send))
+            with self.ahead:
+                return await self._stream(receive, quirks.paced(send))
         status, headers = self._head
         self.sent = True
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -352,15 +386,16 @@ class Response:
             return b"", True
         # What was put before is among the chunks.
         finished = self._finished
-        if self._chunks:
-            data = self._chunks.popleft()
-            if self._chunks and len(data) < JOINED:
+        chunks = self._chunks
+        if chunks:
+            data = chunks.popleft()
+            if len(data) < JOINED and chunks:
                 data = self._joined(data)
             self._taken += len(data)
-            if self._room is not None and self._written - self._taken <= AHEAD // 2:
+            if self._room is not None and self._written - self._taken <= self.ahead.bytes // 4:
                 with self._lock:
                     self._make_room()
-            return data, finished and not self._chunks and self.error is None
+            return data, finished and not chunks and self.error is None
         if not finished:
             return None
         if self.error is not None:

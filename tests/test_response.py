@@ -13,7 +13,7 @@ import pytest
 from pyramid_asgi_consumers import WSGIBridge
 from pyramid_asgi_consumers import response as response_module
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.response import AHEAD, Response
+from pyramid_asgi_consumers.response import AHEAD, Ahead, Response
 from pyramid_asgi_consumers.threads import Settler
 from tests.asgi import body_of, http_scope, run
 from tests.wsgi import DISCONNECT, Closing, Exchange, answers, request, wait_until
@@ -117,6 +117,41 @@ async def test_a_thread_is_only_so_far_ahead_of_a_stalled_client():
     assert len(body_of(exchange.sent)) == 100 * 64 * KIB
 
 
+async def test_many_responses_share_what_they_may_be_ahead(monkeypatch):
+    monkeypatch.setattr(response_module, "ALL_AHEAD", 20 * KIB)
+    monkeypatch.setattr(response_module, "LEAST_AHEAD", KIB)
+    made = Counter()
+    expected = Counter()
+    entered = [threading.Event() for _ in range(17)]
+
+    def answer(environ, start_response):
+        number = int(environ["QUERY_STRING"])
+        start_response("200 OK", [])
+        for each in range(400):
+            made[number] += 1
+            yield b"x" * KIB
+            if not each:
+                entered[number].wait(20)
+
+    bridge = WSGIBridge(answer, 20)
+    exchanges = []
+    for number in range(1, 17):
+        query = str(number).encode()
+        exchanges.append(Exchange(bridge, scope=http_scope(query_string=query)))
+        await wait_until(lambda number=number: bridge._ahead._responses == number)
+        entered[number].set()
+        # The first is taken, and that which does not fit waits.
+        expected[number] = 1 + max(1, 20 // number) + 1
+        await wait_until(lambda number=number: made[number] == expected[number])
+    await asyncio.sleep(0.05)
+    assert made == expected
+    for exchange in exchanges:
+        exchange.taking.set()
+    await asyncio.wait_for(asyncio.gather(*(exchange.task for exchange in exchanges)), 20)
+    assert [len(body_of(exchange.sent)) for exchange in exchanges] == [400 * KIB] * 16
+    assert bridge._ahead.bytes == 20 * KIB
+
+
 @pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 async def test_chunks_arrive_whole_and_in_order_however_threads_switch(size, monkeypatch):
@@ -171,7 +206,8 @@ class Moment:
 
 def one_response():
     environ = {"REQUEST_METHOD": "GET"}
-    response = Response(None, environ, io.BytesIO(), Settler(asyncio.get_running_loop()), None)
+    settler = Settler(asyncio.get_running_loop())
+    response = Response(None, environ, io.BytesIO(), settler, None, Ahead())
     response._news = None
     response.start_response("200 OK", [])
     response._start()
