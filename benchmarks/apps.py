@@ -1,11 +1,14 @@
 """What bridge.py serves: the same pages, once as bare ASGI and once as Pyramid views."""
 
+import io
 import time
 
 from a2wsgi import WSGIMiddleware
 from asgiref.wsgi import WsgiToAsgi
 from pyramid.config import Configurator
 from pyramid.response import Response
+
+from pyramid_asgi_consumers.environ import build_environ
 
 HELLO = b"Hello, world!"
 CHUNK = b"x" * 65536
@@ -52,6 +55,28 @@ def a2wsgi():
 
 def asgiref():
     return WsgiToAsgi(wsgi_app())
+
+
+def inline():
+    """No bridge, but the most that one could reach: Pyramid is called on the event loop."""
+    application = wsgi_app()
+
+    async def serve(scope, receive, send):
+        if scope["type"] != "http":
+            raise ValueError(scope["type"])
+        started = []
+
+        def start_response(status, headers, exc_info=None):
+            encoded = [(name.lower().encode(), value.encode()) for name, value in headers]
+            started.append({"status": int(status[:3]), "headers": encoded})
+
+        environ = build_environ(scope)
+        environ["wsgi.input"] = io.BytesIO()
+        body = b"".join(application(environ, start_response))
+        await send({"type": "http.response.start", **started[0]})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    return serve
 
 
 def bare():

@@ -24,6 +24,7 @@ UVICORN = "uvicorn --factory apps:{name} --port {port} --log-level critical --no
 COMMANDS = {
     "bare": UVICORN,
     "ours": UVICORN,
+    "inline": UVICORN,
     "a2wsgi": UVICORN,
     "asgiref": UVICORN,
     "waitress": "waitress --threads=8 --listen=127.0.0.1:{port} --call apps:wsgi_app",
@@ -47,7 +48,7 @@ CASES = {
     "hello": Case(
         "/hello",
         32,
-        ("bare", "ours", "a2wsgi", "asgiref", "waitress"),
+        ("bare", "inline", "ours", "a2wsgi", "asgiref", "waitress"),
         {"bare": 0.36, "a2wsgi": 5, "asgiref": 10, "waitress": 3},
     ),
     "download": Case("/download", 32, ("bare", "ours", "a2wsgi"), {"bare": 0.9, "a2wsgi": 3}),
@@ -128,7 +129,7 @@ def measure(name: str, case: Case, peers: list[str], rounds: int, seconds: int) 
                 ours.rate / result.rate if result.rate else float("inf")
                 for ours, result in zip(results["ours"], results[peer], strict=True)
             ]
-            line += f"{statistics.median(ratios):9.3f}{case.targets[peer]:9}"
+            line += f"{statistics.median(ratios):9.3f}{case.targets.get(peer, ''):>9}"
         print(line, flush=True)
 
 
