@@ -226,7 +226,9 @@ def deployed(
 
 
 @contextlib.contextmanager
-def activated(directory: Path) -> Iterator[tuple[Site, Callable[[], object]]]:
+def activated(
+    directory: Path, start_seconds: float = 0
+) -> Iterator[tuple[Site, Callable[[], object]]]:
     """The site on Uvicorn as the units of systemd start it, and what ``systemctl reload`` does."""
     with site("uvicorn", directory) as it:
         service, socket = (read_unit(unit) for unit in fill_in_units(it))
@@ -236,6 +238,7 @@ def activated(directory: Path) -> Iterator[tuple[Site, Callable[[], object]]]:
             "systemd-socket-activate",
             f"--listen={listening}",
             f"--setenv=PYTHONPATH={PROJECT}",
+            f"--setenv=START_SECONDS={start_seconds}",
             *command,
             directory=service["Service"]["WorkingDirectory"],
         )

@@ -336,11 +336,13 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
 
 
 def test_a_reload_of_the_service_under_load_loses_no_page(tmp_path):
-    with activated(tmp_path) as (site, reload):
+    # Uvicorn would wait 5 seconds for an application, and otherwise leave the old one in place.
+    with activated(tmp_path, start_seconds=6) as (site, reload):
         before = processes(site)
         with Load(site) as load:
             reload()
-            wait_until(lambda: not before & processes(site), "two new processes", site)
+            replaced = "two new processes"
+            wait_until(lambda: not before & processes(site), replaced, site, 5 * DEADLINE)
         check_answers(load, 2)
 
 

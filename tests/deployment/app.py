@@ -1,7 +1,7 @@
 """The application that ``test_deployment.py`` deploys: what a project would have.
 
 Environment variables: ``ROOT_PATH`` is the setting ``asgi.root_path``, ``CHANNELS`` is
-``asgi.channels``.
+``asgi.channels``. Its start takes ``START_SECONDS`` longer than it would.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from pyramid.response import Response
 from pyramid.security import remember
 from pyramid.session import SignedCookieSessionFactory
 
+time.sleep(float(os.environ.get("START_SECONDS", "0")))
 logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")
 
 
