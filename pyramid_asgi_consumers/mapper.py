@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 from pyramid.urldispatch import Route, old_route_re, route_re, star_at_end, update_pattern
@@ -11,8 +11,6 @@ from pyramid.urldispatch import Route, old_route_re, route_re, star_at_end, upda
 # How specific a segment of a pattern is: a smaller number wins. A pattern that ends is less
 # specific than one that goes on.
 LITERAL, PATTERN, PLACEHOLDER, REST, END = range(5)
-
-_declared = count()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,8 +23,8 @@ class Consumer:
     ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer.
 
     ``segments`` are the parts of the pattern between slashes: a literal one as its text, others as
-    PATTERN, PLACEHOLDER or REST. ``rank`` orders consumers, the most specific first, and the first
-    declared among equals.
+    PATTERN, PLACEHOLDER or REST. It is ``simple`` where all are literal or PLACEHOLDER. ``rank``
+    orders consumers, the most specific first.
 
     Raises ValueError or re.error for a pattern that Pyramid refuses.
     """
@@ -39,20 +37,21 @@ class Consumer:
     max_connections: int | None = None
     route_name: str | None = None
     segments: tuple[str | int, ...] = field(init=False, repr=False)
-    rank: tuple[tuple[int, ...], int] = field(init=False, repr=False)
-    # For each segment the name of the placeholder, None for a literal one; None altogether where
-    # the pattern is for Pyramid's own matcher to read.
-    _names: tuple[str | None, ...] | None = field(init=False, repr=False)
+    simple: bool = field(init=False, repr=False)
+    rank: tuple[int, ...] = field(init=False, repr=False)
+    # For each segment the name if it is a PLACEHOLDER.
+    _names: tuple[str | None, ...] = field(init=False, repr=False)
     _match: Callable[[str], dict[str, Any] | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         segments, names = _parsed(self.path)
-        kinds = (*(LITERAL if isinstance(each, str) else each for each in segments), END)
+        rank = (*(LITERAL if isinstance(each, str) else each for each in segments), END)
         simple = PATTERN not in segments and REST not in segments
         object.__setattr__(self, "_match", Route(self.path, self.path).match)
-        object.__setattr__(self, "_names", names if simple else None)
+        object.__setattr__(self, "_names", names)
+        object.__setattr__(self, "simple", simple)
         object.__setattr__(self, "segments", segments)
-        object.__setattr__(self, "rank", (kinds, next(_declared)))
+        object.__setattr__(self, "rank", rank)
 
     def __str__(self) -> str:
         return f"{self.protocol} consumer {self.path} ({self.declared})"
@@ -62,9 +61,10 @@ class Consumer:
 
         ``segments`` are what stands behind the slashes of ``path``.
         """
-        names = self._names
-        if names is None:
+        # Pyramid's own matcher reads the others.
+        if not self.simple:
             return self._match(path)
+        names = self._names
         if len(names) != len(segments):
             return None
         params = {}
@@ -94,6 +94,10 @@ class ConsumerMapper:
     def __init__(self) -> None:
         self._consumers: dict[tuple[str, str], Consumer] = {}
         self._roots: dict[str, _Node] = {}
+        # When each was added: a guarded consumer is made anew of what was declared.
+        self._added: dict[Consumer, int] = {}
+        self._count = count()
+        self._adding = Lock()
 
     def __iter__(self) -> Iterator[Consumer]:
         return iter(self._consumers.values())
@@ -104,9 +108,12 @@ class ConsumerMapper:
         May be called at any time: the next look-up finds it.
         """
         key = consumer.protocol, consumer.path
-        self._consumers.pop(key, None)
-        self._consumers[key] = consumer
-        self._roots.setdefault(consumer.protocol, _Node()).add(consumer)
+        with self._adding:
+            replaced = self._consumers.pop(key, None)
+            self._consumers[key] = consumer
+            self._added.pop(replaced, None)
+            self._added[consumer] = next(self._count)
+            self._roots.setdefault(consumer.protocol, _Node()).add(consumer)
 
     def has_consumers(self, protocol: str) -> bool:
         """Whether any consumer was declared for ``protocol``."""
@@ -123,7 +130,8 @@ class ConsumerMapper:
         segments = path[1:].split("/")
         found = root.reached(segments)
         if len(found) > 1:
-            found.sort(key=attrgetter("rank"))
+            # One that was replaced meanwhile is in no order any more.
+            found.sort(key=lambda each: (each.rank, self._added.get(each, -1)))
         for consumer in found:
             params = consumer.match(path, segments)
             if params is not None:
@@ -134,8 +142,10 @@ class ConsumerMapper:
 class _Node:
     """What the patterns with the same segments up to here have next.
 
-    Where only one goes on, it stands here itself, and nothing of what it goes on with: a look-up
-    among thousands finds little of what it needs in the processor's caches.
+    Of a simple consumer that goes on alone, the consumer itself stands here, in place of nodes for
+    the segments to come, which it compares itself: a look-up among thousands finds little of what
+    it needs in the processor's caches. The others have a node for each segment, since it is dear to
+    ask one that does not match.
     """
 
     __slots__ = ("children", "ends")
@@ -144,35 +154,39 @@ class _Node:
         self.children: dict[str | int, _Node | Consumer] = {}
         self.ends: dict[str, Consumer] = {}
 
-    def add(self, consumer: Consumer, at: int = 0) -> None:
-        """Add ``consumer``, whose first ``at`` segments lead here."""
+    def add(self, consumer: Consumer) -> None:
+        """Add ``consumer`` below this node, which is a root."""
+        node = self
+        for at, segment in enumerate(consumer.segments):
+            child = node.children.get(segment)
+            if not isinstance(child, _Node):
+                if consumer.simple and (child is None or child.path == consumer.path):
+                    node.children[segment] = consumer
+                    return
+                # What is found now is found all the while.
+                split = _Node()
+                if child is not None:
+                    split._put(child, at + 1)
+                node.children[segment] = child = split
+            node = child
+        node.ends[consumer.path] = consumer
+
+    def _put(self, consumer: Consumer, at: int) -> None:
         if at == len(consumer.segments):
             self.ends[consumer.path] = consumer
-            return
-        segment = consumer.segments[at]
-        child = self.children.get(segment)
-        if isinstance(child, _Node):
-            child.add(consumer, at + 1)
-        elif child is None or child.path == consumer.path:
-            self.children[segment] = consumer
         else:
-            node = _Node()
-            node.add(child, at + 1)
-            node.add(consumer, at + 1)
-            self.children[segment] = node
+            self.children[consumer.segments[at]] = consumer
 
     def reached(self, segments: list[str]) -> list[Consumer]:
         """Return the consumers whose patterns may match ``segments``, in no order."""
         found = []
-        seen = set()
+        spread = set()
         length = len(segments)
         ahead: list[tuple[_Node | Consumer, int]] = [(self, 0)]
         while ahead:
             node, at = ahead.pop()
             if isinstance(node, Consumer):
-                if node not in seen:
-                    seen.add(node)
-                    found.append(node)
+                found.append(node)
                 continue
             if at == length:
                 found += node.ends.values()
@@ -181,8 +195,8 @@ class _Node:
             if PATTERN in children or REST in children:
                 # These take any number of segments. A node is reached from the left to the right,
                 # so what it can reach later it has reached at first.
-                if node not in seen:
-                    seen.add(node)
+                if node not in spread:
+                    spread.add(node)
                     if REST in children:
                         ahead.append((children[REST], length))
                     if PATTERN in children:

@@ -20,9 +20,9 @@ from pyramid_asgi_consumers.threads import Settler, ThreadPool, carried, settle
 
 log = logging.getLogger(__name__)
 
-# A thread that is more bytes ahead of its client waits until it is a quarter as far: each wait is
-# a switch of threads there and one back. Where many responses are sent at once they share what all
-# may be ahead, but for a least that each may.
+# A thread that is more bytes ahead of its client waits until it is a quarter of this ahead: each
+# wait is a switch of threads there and one back. Where many responses are sent at once each may be
+# ahead by its share of ALL_AHEAD, but by LEAST_AHEAD at least; who is further ahead stays so.
 AHEAD = 4 * 1024 * 1024
 ALL_AHEAD = 128 * 1024 * 1024
 LEAST_AHEAD = 256 * 1024
@@ -72,12 +72,12 @@ class FileWrapper:
 class Ahead:
     """How far ahead of their clients the threads of one bridge may be.
 
-    Entered by each response of several chunks for as long as it is sent.
+    Entered by each response that is sent chunk by chunk, for as long as it is.
     """
 
     def __init__(self) -> None:
-        #: What one response may be ahead, in bytes.
-        self.bytes = AHEAD
+        #: How much one response may be ahead, in bytes.
+        self.most = AHEAD
         self._responses = 0
         # A bridge may serve on several event loops.
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Ahead:
         with self._lock:
             self._responses += number
             share = ALL_AHEAD // max(1, self._responses)
-            self.bytes = min(AHEAD, max(LEAST_AHEAD, share))
+            self.most = min(AHEAD, max(LEAST_AHEAD, share))
 
 
 class Response:
@@ -304,7 +304,7 @@ class Response:
             if news is not None and not self.settler.settle(news):
                 self._gone = True
                 raise _ClientGone
-        if written - self._taken > self.ahead.bytes:
+        if written - self._taken > self.ahead.most:
             self._wait_for_room()
 
     def _wait_for_room(self) -> None:
@@ -312,7 +312,7 @@ class Response:
         room.acquire()
         with self._lock:
             self._room = room
-            if self._gone or self._written - self._taken <= self.ahead.bytes:
+            if self._gone or self._written - self._taken <= self.ahead.most:
                 self._make_room()
         room.acquire()
 
@@ -331,9 +331,11 @@ class Response:
             except BaseException:
                 await self._clean_up(None)
                 raise
-        if not self._whole:
+        if self._chunks:
             with self.ahead:
                 return await self._stream(receive, quirks.paced(send))
+        if not self._whole:
+            return await self._stream(receive, quirks.paced(send))
         status, headers = self._head
         self.sent = True
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -392,7 +394,7 @@ class Response:
             if len(data) < JOINED and chunks:
                 data = self._joined(data)
             self._taken += len(data)
-            if self._room is not None and self._written - self._taken <= self.ahead.bytes // 4:
+            if self._room is not None and self._written - self._taken <= self.ahead.most // 4:
                 with self._lock:
                     self._make_room()
             return data, finished and not chunks and self.error is None

@@ -106,6 +106,19 @@ async def test_without_denial_responses_the_refusal_is_a_bare_close(config):
     assert sent == [{"type": "websocket.close", "code": 1000, "reason": ""}]
 
 
+async def test_no_equal_pattern_declared_later_leads_past_a_guard(config):
+    guarded = declare(config, path=r"/a/{room:\d+}", permission="speak", factory=Room)
+    later = Consumer()
+    config.add_asgi_consumer(r"/a/{room:\w+}", "websocket", later)
+    config.add_asgi_app("/mount", later)
+    declare(config, path="/mount/*room", permission="speak", factory=Room)
+    app = config.make_asgi_app()
+    assert (await shake(app, "/a/7"))["status"] == 403
+    assert (await shake(app, "/mount/x"))["status"] == 403
+    assert guarded.scopes == later.scopes == []
+    assert (await shake(app, "/a/b"))["type"] == "websocket.accept"
+
+
 async def test_a_refused_consumer_is_not_called(config):
     consumer = declare(config, path="/{room}/x", permission="speak", factory=Room)
     app = config.make_asgi_app()

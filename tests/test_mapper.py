@@ -2,6 +2,8 @@
 
 import cProfile
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import example, given, settings
@@ -181,6 +183,42 @@ def test_a_consumer_that_is_declared_again_comes_after_those_declared_before():
     assert [each.path for each in mapper] == ["/{x:[a]}", "/{x:a}"]
 
 
+def test_those_declared_first_are_those_added_first():
+    # A guarded consumer is made anew, after others were declared, and added in its own place.
+    unguarded = Consumer(r"/room/{name:\w+}", "websocket", app, "unguarded")
+    guarded = Consumer(r"/room/{id:\d+}", "websocket", app, "guarded")
+    mapper = ConsumerMapper()
+    mapper.add(guarded)
+    mapper.add(unguarded)
+    assert mapper("websocket", "/room/7")[0] is guarded
+    mapper.add(guarded)
+    assert mapper("websocket", "/room/7")[0] is unguarded
+
+
+@pytest.mark.usefixtures("switching")
+def test_consumers_may_be_added_by_several_threads_at_once():
+    for _ in range(50):
+        mapper = ConsumerMapper()
+        consumers = [
+            Consumer(f"/a/b{each % 3}/{each}", "websocket", app, "it") for each in range(9)
+        ]
+        barrier = threading.Barrier(3)
+
+        def add(own, mapper=mapper, barrier=barrier):
+            barrier.wait(20)
+            for consumer in own:
+                mapper.add(consumer)
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(add, (consumers[at::3] for at in range(3))))
+        assert [mapper("websocket", each.path)[0] for each in consumers] == consumers
+
+
+def test_patterns_may_be_deep():
+    mapper = mapper_of("/a" * 1200 + "/b", "/a" * 1200 + "/c")
+    assert mapper("websocket", "/a" * 1200 + "/c") is not None
+
+
 def test_an_application_need_not_be_hashable():
     class Unhashable:
         __hash__ = None
@@ -221,6 +259,20 @@ def test_a_look_up_takes_as_many_calls_among_hundreds_as_among_ten(pattern, path
     assert (consumer.path, got) == (pattern % 7, params)
     assert calls(many, "websocket", path) == calls(few, "websocket", path)
     assert calls(many, "websocket", "/a/5/y") == calls(few, "websocket", "/a/5/y")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path"),
+    [
+        (["/{p:.*}/x" + str(each) for each in range(50)], "/x1/x2/x3" * 10 + "/q"),
+        (["/docs/{path:.+}/rev/{name:.+}/edit"], "/docs" + "/rev" * 100),
+        (["/{a:.*}/x/{b:.*}/x/{c:.*}/y"], "/x" * 100),
+        (["/{a:(x+)+}/foo"], "/" + "x" * 22 + "/bar"),
+    ],
+)
+def test_an_expression_is_asked_only_where_the_literal_segments_are_there(patterns, path):
+    root = mapper_of(*patterns)._roots["websocket"]
+    assert root.reached(path[1:].split("/")) == []
 
 
 def test_a_path_of_many_slashes_costs_no_more_than_its_length():

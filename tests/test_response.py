@@ -13,7 +13,7 @@ import pytest
 from pyramid_asgi_consumers import WSGIBridge
 from pyramid_asgi_consumers import response as response_module
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.response import AHEAD, Ahead, Response
+from pyramid_asgi_consumers.response import AHEAD, Ahead, FileWrapper, Response
 from pyramid_asgi_consumers.threads import Settler
 from tests.asgi import body_of, http_scope, run
 from tests.wsgi import DISCONNECT, Closing, Exchange, answers, request, wait_until
@@ -149,7 +149,17 @@ async def test_many_responses_share_what_they_may_be_ahead(monkeypatch):
         exchange.taking.set()
     await asyncio.wait_for(asyncio.gather(*(exchange.task for exchange in exchanges)), 20)
     assert [len(body_of(exchange.sent)) for exchange in exchanges] == [400 * KIB] * 16
-    assert bridge._ahead.bytes == 20 * KIB
+    assert bridge._ahead.most == 20 * KIB
+
+
+@pytest.mark.parametrize("chunks", [[], [b"", b""], FileWrapper(io.BytesIO(b"x" * KIB))])
+async def test_a_response_without_chunks_takes_no_share(chunks):
+    bridge = WSGIBridge(answers(chunks))
+    exchange = Exchange(bridge)
+    await wait_until(lambda: exchange.sending)
+    assert bridge._ahead._responses == 0
+    exchange.taking.set()
+    await asyncio.wait_for(exchange.task, 20)
 
 
 @pytest.mark.usefixtures("switching")
