@@ -9,8 +9,8 @@ from typing import Any
 from pyramid.urldispatch import Route, old_route_re, route_re, star_at_end, update_pattern
 
 # How specific a segment of a pattern is: a smaller number wins. A pattern that ends is less
-# specific than one that goes on.
-LITERAL, PATTERN, PLACEHOLDER, REST, END = range(5)
+# specific than one that goes on, and that of a mounted application less than an equal one.
+LITERAL, PATTERN, PLACEHOLDER, REST, END, MOUNTED = range(6)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -20,7 +20,8 @@ class Consumer:
     ``path`` is its pattern, in Pyramid's grammar; ``protocol`` is ``"websocket"`` or ``"http"``;
     ``app`` is an ASGI 3 application; ``declared`` is its name, for logs; ``origins`` are those
     that may open it besides its own; ``max_connections`` is how many may be open at once;
-    ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer.
+    ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer; ``mounted`` is
+    whether it is a whole application, which leaves equal patterns to consumers.
 
     ``segments`` are the parts of the pattern between slashes: a literal one as its text, others as
     PATTERN, PLACEHOLDER or REST. It is ``simple`` where all are literal or PLACEHOLDER. ``rank``
@@ -36,6 +37,7 @@ class Consumer:
     origins: tuple[str, ...] = ()
     max_connections: int | None = None
     route_name: str | None = None
+    mounted: bool = False
     segments: tuple[str | int, ...] = field(init=False, repr=False)
     simple: bool = field(init=False, repr=False)
     rank: tuple[int, ...] = field(init=False, repr=False)
@@ -45,7 +47,8 @@ class Consumer:
 
     def __post_init__(self) -> None:
         segments, names = _parsed(self.path)
-        rank = (*(LITERAL if isinstance(each, str) else each for each in segments), END)
+        kinds = (LITERAL if isinstance(each, str) else each for each in segments)
+        rank = (*kinds, MOUNTED if self.mounted else END)
         simple = PATTERN not in segments and REST not in segments
         object.__setattr__(self, "_match", Route(self.path, self.path).match)
         object.__setattr__(self, "_names", names)
@@ -94,7 +97,7 @@ class ConsumerMapper:
     def __init__(self) -> None:
         self._consumers: dict[tuple[str, str], Consumer] = {}
         self._roots: dict[str, _Node] = {}
-        # When each was added: a guarded consumer is made anew of what was declared.
+        # The place of each: a guarded consumer is made anew of what was declared.
         self._added: dict[Consumer, int] = {}
         self._count = count()
         self._adding = Lock()
@@ -102,17 +105,21 @@ class ConsumerMapper:
     def __iter__(self) -> Iterator[Consumer]:
         return iter(self._consumers.values())
 
-    def add(self, consumer: Consumer) -> None:
+    def add(self, consumer: Consumer, made_of: Consumer | None = None) -> None:
         """Add ``consumer``, in place of one with the same protocol and path.
 
-        May be called at any time: the next look-up finds it.
+        It comes last, unless the one that it replaces is ``made_of``: then it keeps that one's
+        place. May be called at any time: the next look-up finds it.
         """
         key = consumer.protocol, consumer.path
         with self._adding:
-            replaced = self._consumers.pop(key, None)
+            replaced = self._consumers.get(key)
+            place = self._added.pop(replaced, None)
+            if place is None or replaced is not made_of:
+                self._consumers.pop(key, None)
+                place = next(self._count)
             self._consumers[key] = consumer
-            self._added.pop(replaced, None)
-            self._added[consumer] = next(self._count)
+            self._added[consumer] = place
             self._roots.setdefault(consumer.protocol, _Node()).add(consumer)
 
     def has_consumers(self, protocol: str) -> bool:

@@ -16,6 +16,7 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers import asgi_consumer_config
+from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from tests.asgi import body_of, http_scope, run, websocket_scope
 
 CONNECT = {"type": "websocket.connect"}
@@ -133,6 +134,34 @@ async def test_a_mounted_application_stays_open_under_a_default_permission(confi
     config.add_asgi_app("/mounted", other)
     config.commit()
     assert await answer(config.make_asgi_app(), "/mounted/x") == "other"
+
+
+async def test_a_consumer_that_is_guarded_later_keeps_its_place(config):
+    config.add_asgi_consumer(r"/{a:\d}", "websocket", consumer)
+    config.add_asgi_consumer(r"/{b:\d+}", "websocket", other, permission=NO_PERMISSION_REQUIRED)
+    config.commit()
+    paths = [each.path for each in config.registry.getUtility(IConsumerMapper)]
+    config.set_default_permission("closed")
+    assert await answer(config.make_asgi_app(), "/1") == 403
+    assert [each.path for each in config.registry.getUtility(IConsumerMapper)] == paths
+
+
+@pytest.mark.parametrize("first", ["mount", "consumer"])
+@pytest.mark.parametrize("default", [None, "closed"])
+async def test_an_equal_consumer_goes_before_a_mounted_application(config, first, default):
+    def mount():
+        config.add_asgi_app("/mounted", other)
+
+    def declare():
+        permission = None if default else "closed"
+        config.add_asgi_consumer("/mounted/*path", "websocket", consumer, permission=permission)
+
+    for directive in (mount, declare) if first == "mount" else (declare, mount):
+        directive()
+        config.commit()
+    if default:
+        config.set_default_permission(default)
+    assert await answer(config.make_asgi_app(), "/mounted/x") == 403
 
 
 async def test_autocommit_works_as_well():

@@ -18,7 +18,6 @@ from pyramid_asgi_consumers.config.attributes import add_request_attribute
 from pyramid_asgi_consumers.handshake import ExchangeRoutesMapper, exchange_view
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IGuards
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.mounts import Mount
 
 # After the default permission and all predicates are known, before routes and views are made.
 GUARD_ORDER = (PHASE1_CONFIG + PHASE2_CONFIG) // 2
@@ -73,7 +72,7 @@ class Guard:
         is_guarded = bool(self.predicates) or any(each is not None for each in given)
         self.introspectable["guarded"] = is_guarded
         consumer = self._with_route_and_view() if is_guarded else self.consumer
-        self.config.registry.getUtility(IConsumerMapper).add(consumer)
+        self.config.registry.getUtility(IConsumerMapper).add(consumer, made_of=self.consumer)
 
     def _with_route_and_view(self) -> Consumer:
         # The consumer's path has the route prefix already.
@@ -146,7 +145,7 @@ def guard_by_default(config):
     if _default_permission(config) is None:
         return
     for consumer in list(config.registry.getUtility(IConsumerMapper)):
-        if consumer.route_name is None and not isinstance(consumer.app, Mount):
+        if consumer.route_name is None and not consumer.mounted:
             discriminator = ("asgi consumer", consumer.protocol, consumer.path)
             found = config.introspector.get("asgi consumers", discriminator) or {}
             Guard(config, consumer, found, None, None, None, {}).register()

@@ -48,7 +48,8 @@ def add_asgi_app(config, prefix, app, *, lifespan=True):
     mapper = config.registry.getUtility(IConsumerMapper)
     for protocol in PROTOCOLS:
         for pattern in (path, path + "/*rest"):
-            consumer = Consumer(pattern, protocol, mount, config.object_description(resolved))
+            declared = config.object_description(resolved)
+            consumer = Consumer(pattern, protocol, mount, declared, mounted=True)
             config.action(("asgi consumer", protocol, pattern), partial(mapper.add, consumer))
 
 
