@@ -101,8 +101,9 @@ class Endpoint:
                 log.debug("The client of %s had left: %r", self.consumer, error)
                 return
             if isinstance(error, HTTPException):
-                denial = rendered(error)
                 code = 4000 + error.status_int
+                if state == "connecting":
+                    denial = self._rendered(error)
             elif isinstance(error, InvalidMessage | SubscriptionOverflow):
                 log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
                 denial, code = (error.status,), error.close_code
@@ -148,11 +149,19 @@ class Endpoint:
             if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
                 log.debug("The client of %s had left: %r", self.consumer, error)
             elif isinstance(error, HTTPException) and not started:
-                await _answer(scope, send, *rendered(error))
+                await _answer(scope, send, *self._rendered(error))
             elif ended:
                 log.exception("%s failed after its response", self.consumer)
             else:
                 await fail(scope, send, started, error)
+
+    def _rendered(self, response: HTTPException) -> tuple[Any, ...]:
+        # What was raised may be a response that cannot be sent, or made.
+        try:
+            return rendered(response)
+        except Exception:
+            log.exception("%s raised a response that cannot be sent", self.consumer)
+            return (500,)
 
     async def _admitted(
         self, scope: dict[str, Any], refuse: Callable[..., Awaitable[None]]

@@ -7,6 +7,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.response import checked_headers
 
 
 async def deny(
@@ -44,14 +45,9 @@ async def _deny(scope, send, status, headers, body):
 
 
 def rendered(response: Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return status, headers and body of ``response``; an HTTP exception makes its page."""
-    return parts(Request.blank("/").get_response(response))
+    """Return status, headers and body of ``response``; an HTTP exception makes its page.
 
-
-def parts(response: Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return status, headers and body of ``response``, for ASGI."""
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in response.headerlist
-    ]
-    return response.status_int, headers, response.body
+    Raises :class:`.WSGIError` for headers that cannot be sent.
+    """
+    response = Request.blank("/").get_response(response)
+    return response.status_int, checked_headers(response.headerlist), response.body

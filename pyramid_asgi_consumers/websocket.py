@@ -159,16 +159,19 @@ class WebSocket:
         """Refuse the websocket with ``response``, a Pyramid or WebOb response or HTTP exception.
 
         Status, headers and body reach the client where the server can send them; else it is 403.
-        Raises RuntimeError where the handshake has been answered already.
+        Raises RuntimeError where the handshake has been answered already, and
+        :class:`.WSGIError`, which is one, for headers that cannot be sent: control characters, text
+        that is not latin-1, or those between client and server (RFC 2616 section 13.5.1).
         """
         self._must_be_connecting("deny")
         if not isinstance(response, WebObResponse):
             raise TypeError(
                 f"deny: response must be a Pyramid response or HTTP exception, not {response!r}"
             )
+        answer = rendered(response)
         await self._connect()
         self._closed(1006, "")
-        await deny(self.scope, self._send, *rendered(response))
+        await deny(self.scope, self._send, *answer)
 
     async def _connect(self) -> None:
         if not self._connected:

@@ -185,6 +185,8 @@ async def test_the_lifespan_is_completed(config):
         (("/{a", "websocket", 7), {}, "callable must be"),
         (("/{a:[}", "websocket", echo), {}, "path must be a pattern"),
         (("/ws", "websocket", echo), {"origins": ["x"]}, "origins must be"),
+        (("/x", "http", echo), {"origins": ["*"]}, "origins=['*'] is for websockets only"),
+        (("/x", "http", echo), {"origins": ()}, "origins=() is for websockets only"),
         (("/ws", "websocket", echo), {"max_connections": 0}, "max_connections must be"),
         (("/ws", "websocket", echo), {"name": ""}, "name must be a route name or None, not ''"),
         (("/ws", "websocket", echo), {"factory": 7}, "factory must be a root factory"),

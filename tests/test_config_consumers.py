@@ -1,4 +1,6 @@
+import pytest
 from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers import asgi_consumer_config
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
@@ -19,6 +21,14 @@ async def test_decorators_are_found_by_a_scan_and_can_be_stacked():
     app = config.make_asgi_app()
     assert body_of(await run(app, http_scope("/first"))) == b"{}"
     assert body_of(await run(app, http_scope("/second/2"))) == b"{'id': '2'}"
+
+
+def test_a_decorator_refuses_origins_of_an_http_consumer():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    decorator = asgi_consumer_config("/x", "http", origins="https://a.test")
+    with pytest.raises(ConfigurationError, match="origins='https://a.test' is for websockets only"):
+        decorator.declare(config, decorated, **decorator.settings)
 
 
 async def test_a_dotted_name_and_a_route_prefix_are_honoured():
@@ -61,7 +71,7 @@ def test_a_class_without_a_signature_is_taken_for_asgi_2():
     config = Configurator()
     config.include("pyramid_asgi_consumers")
     # Python cannot tell what dict takes.
-    config.add_asgi_consumer("/x", "http", dict, origins="https://a.test https://b.test")
+    config.add_asgi_consumer("/x", "websocket", dict, origins="https://a.test https://b.test")
     config.commit()
     (consumer,) = config.registry.getUtility(IConsumerMapper)
     assert consumer.app is not dict

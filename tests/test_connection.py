@@ -265,3 +265,50 @@ async def test_messages_of_extensions_pass():
             await send(message)
 
     assert await run(endpoint(app, "http").http, http_scope()) == messages
+
+
+# A response that is raised.
+
+
+def unsendable(name, value):
+    error = HTTPConflict()
+    error.headers[name] = value
+    return error
+
+
+class Pageless(HTTPConflict):
+    """Its page cannot be made."""
+
+    def prepare(self, environ):
+        raise ValueError("no page")
+
+
+RAISED = {
+    "control character": unsendable("X-A", "split\x00"),
+    "not latin-1": unsendable("X-A", "\u20ac"),
+    "hop-by-hop": unsendable("Connection", "close"),
+    "no page": Pageless(),
+}
+
+
+@pytest.mark.parametrize("error", RAISED.values(), ids=RAISED)
+@pytest.mark.parametrize("protocol", ["websocket", "http"])
+async def test_a_raised_response_that_cannot_be_sent_is_a_failure(protocol, error, caplog):
+    async def app(scope, receive, send):
+        raise error
+
+    scope = websocket_scope() if protocol == "websocket" else http_scope()
+    sent = await run(getattr(endpoint(app, protocol), protocol), scope, CONNECT)
+    assert (sent[0]["status"], len(sent)) == (500, 2)
+    (message,) = caplog.messages
+    assert message == f"{protocol} consumer /x (app) raised a response that cannot be sent"
+
+
+async def test_a_response_raised_in_an_open_websocket_needs_no_headers(caplog):
+    async def app(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        raise RAISED["not latin-1"]
+
+    sent = await run(endpoint(app).websocket, websocket_scope(), CONNECT)
+    assert sent[-1] == {"type": "websocket.close", "code": 4409, "reason": ""}
+    assert caplog.messages == []

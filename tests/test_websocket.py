@@ -20,6 +20,7 @@ from pyramid_asgi_consumers.exceptions import (
     InvalidJSON,
     InvalidMessage,
     WrongMessageKind,
+    WSGIError,
 )
 from tests.asgi import body_of, run, websocket_scope
 
@@ -491,6 +492,26 @@ async def test_deny_takes_nothing_but_a_response(response):
     with pytest.raises(TypeError, match="deny: response must be .* not "):
         await server.websocket().deny(response)
     assert server.sent == []
+
+
+UNSENDABLE = [
+    ("X-A", "split\r\nX-B: 1", "control character"),
+    ("X-A", "\u20ac", "not latin-1"),
+    ("Connection", "close", "hop-by-hop"),
+    ("X A", "1", "no name"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), UNSENDABLE)
+async def test_deny_sends_no_header_that_cannot_be_sent(name, value, words):
+    server = Server()
+    websocket = server.websocket()
+    response = Response(b"no", status=409, headerlist=[(name, value)])
+    with pytest.raises(WSGIError, match=words):
+        await websocket.deny(response)
+    assert server.sent == []
+    await websocket.deny(HTTPConflict())
+    assert server.sent[0]["status"] == 409
 
 
 async def test_deny_after_accept_is_an_error():

@@ -36,7 +36,8 @@ def add_asgi_consumer(
     ``path`` is a pattern in the grammar of Pyramid's routes. Of two that match, the more specific
     wins. ``protocol`` is ``"websocket"`` or ``"http"``. ``callable`` is an ASGI 3 or ASGI 2
     application, or its dotted name. ``origins`` are those that may open the websocket besides the
-    application's own. ``max_connections`` is how many may be open at once, in one process.
+    application's own; an http consumer has none. ``max_connections`` is how many may be open at
+    once, in one process.
 
     With any of the following, or where the application has a default permission, the consumer is
     guarded: its handshake is a Pyramid request, for which a route and a view are added that no
@@ -60,6 +61,11 @@ def add_asgi_consumer(
     if not builtins.callable(app):
         raise wrong("callable", "an ASGI application or its dotted name", callable)
     shown = app.func if isinstance(app, WebSocketFunction) else app
+    if origins is not None and protocol == "http":
+        raise ConfigurationError(
+            f"add_asgi_consumer: origins={origins!r} is for websockets only, but protocol is 'http':"
+            " there, CORS headers of the answer say who reads it, and require_csrf guards a POST"
+        )
     if isinstance(origins, str):
         origins = origins.split()
     try:
