@@ -63,8 +63,8 @@ def add_asgi_consumer(
     shown = app.func if isinstance(app, WebSocketFunction) else app
     if origins is not None and protocol == "http":
         raise ConfigurationError(
-            f"add_asgi_consumer: origins={origins!r} is for websockets only, but protocol is 'http':"
-            " there, CORS headers of the answer say who reads it, and require_csrf guards a POST"
+            f"add_asgi_consumer: origins={origins!r} is for websockets only, and protocol is"
+            " 'http': there CORS headers say who reads the answer, and require_csrf guards a POST"
         )
     if isinstance(origins, str):
         origins = origins.split()
