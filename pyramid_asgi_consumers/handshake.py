@@ -18,6 +18,7 @@ from pyramid.httpexceptions import HTTPServerError, status_map
 from pyramid.interfaces import IRoutesMapper
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.cookies import Cookies
@@ -167,11 +168,23 @@ class ExchangeRoutesMapper:
         return {"match": None, "route": None}
 
     def get_routes(self, include_static: bool = False) -> list[Any]:
-        """As Pyramid's, and those of the consumers: ``pviews`` shows what answers a URL."""
+        """As Pyramid's, and those of the consumers that would answer the asker.
+
+        Nothing but a handshake gets to a websocket, so these are not for a request that is
+        served: ``append_slash`` would redirect to them. ``pviews`` asks within a request that no
+        router has had; it shows them all.
+        """
         routes = self._mapper.get_routes(include_static)
         if include_static:
             return routes
-        own = (self._mapper.get_route(consumer.route_name) for consumer in self._consumers)
+        request = get_current_request()
+        # The router sets it at first.
+        is_served = request is None or "request_iface" in vars(request)
+        own = [
+            self._mapper.get_route(consumer.route_name)
+            for consumer in self._consumers
+            if not (is_served and consumer.protocol == "websocket")
+        ]
         return routes + [route for route in own if route is not None]
 
 

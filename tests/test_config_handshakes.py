@@ -13,10 +13,12 @@ from pyramid.exceptions import (
 )
 from pyramid.request import Request, apply_request_extensions
 from pyramid.response import Response
+from pyramid.scripting import prepare
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers import asgi_consumer_config
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
+from pyramid_asgi_consumers.testing import TestApp
 from tests.asgi import body_of, http_scope, run, websocket_scope
 
 CONNECT = {"type": "websocket.connect"}
@@ -496,12 +498,29 @@ def test_the_mapper_lists_the_routes_of_consumers_beside_the_others(config):
     config.add_asgi_consumer("/y", "websocket", consumer)
     config.commit()
     mapper = config.get_routes_mapper()
-    names = {route.name for route in mapper.get_routes()}
+    with prepare(registry=config.registry):
+        names = {route.name for route in mapper.get_routes()}
     assert names >= {"page", "x"}
     assert "external" not in names
     every = [route.name for route in mapper.get_routes(include_static=True)]
     assert set(every) == names | {"external"}
     assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/rooms/blue", 404), ("/feed/7", 307), ("/both/1", 307), ("/page", 307), ("/none", 404)],
+)
+def test_append_slash_redirects_to_what_answers_there(config, path, status):
+    config.add_notfound_view(append_slash=True)
+    config.add_route("page", "/page/")
+    config.add_route("both", "/both/{id}/")
+    config.add_asgi_consumer("/rooms/{room}/", "websocket", consumer, permission="open")
+    config.add_asgi_consumer("/both/{id}/", "websocket", consumer, permission="open")
+    config.add_asgi_consumer("/feed/{id}/", "http", consumer, permission="open")
+    response = TestApp(config.make_asgi_app()).get(f"{path}?a=b", status=status)
+    if status == 307:
+        assert response.location == f"http://localhost{path}/?a=b"
 
 
 @pytest.fixture
