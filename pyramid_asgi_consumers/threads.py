@@ -4,11 +4,26 @@ import asyncio
 import contextvars
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+
+def check_threads() -> None:
+    """Raise RuntimeError where gevent has made greenlets of what Python calls threads.
+
+    Those do not run while the event loop waits in its own way: each page would hang.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise RuntimeError(
+            "worker threads are needed, but gevent.monkey has patched threading, so views would"
+            " never run: serve this application in a process that is not patched, or with"
+            " patch_all(thread=False)"
+        )
 
 
 class ThreadPool:
@@ -33,9 +48,10 @@ class ThreadPool:
         """Run ``job`` in a thread, after those that were submitted earlier.
 
         What ``job`` returns is dropped; what it raises is logged. Raises RuntimeError where not one
-        thread can be started.
+        thread can be started, or where it would be none (:func:`check_threads`).
         """
         if self._pid != os.getpid():
+            check_threads()
             self._crew = _Crew(self.size, self.name)
             self._pid = os.getpid()
         self._crew.submit(job)

@@ -303,3 +303,40 @@ else:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "both\n", done.stderr
+
+
+def test_threads_that_gevent_has_patched_are_an_error_at_start():
+    # In a process of its own: what is patched stays so.
+    script = """
+import asyncio
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
+from pyramid_asgi_consumers.threads import ThreadPool
+import gevent.monkey
+
+def make_app():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    return config.make_asgi_app()
+
+gevent.monkey.patch_all(thread=False)
+pool = ThreadPool(1)
+print(asyncio.run(pool.run(str, make_app().registry.package_name)))
+gevent.monkey.patch_thread()
+try:
+    make_app()
+except ConfigurationError as error:
+    print(error)
+try:
+    asyncio.run(ThreadPool(1).run(print, "a job"))
+except RuntimeError as error:
+    print(error)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    error = (
+        "worker threads are needed, but gevent.monkey has patched threading, so views would never"
+        " run: serve this application in a process that is not patched, or with"
+        " patch_all(thread=False)"
+    )
+    assert done.stdout.splitlines()[1:] == [f"make_asgi_app: {error}", error], done.stderr

@@ -12,14 +12,20 @@ from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.threads import check_threads
 
 
 def make_asgi_app(config, wsgi_app=None):
     """Commit the configuration and return an :class:`.ASGIApplication`.
 
     ``wsgi_app`` stands in for ``config.make_wsgi_app()``'s: one wrapped in WSGI middleware, say.
-    Raises ConfigurationError for a setting that cannot be used, naming it and its value.
+    Raises ConfigurationError for a setting that cannot be used, naming it and its value, and in a
+    process without real threads.
     """
+    try:
+        check_threads()
+    except RuntimeError as error:
+        raise ConfigurationError(f"make_asgi_app: {error}") from None
     # Views go by the default permission that was set last, so do consumers.
     config.commit()
     guard_by_default(config)
