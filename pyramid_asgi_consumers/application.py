@@ -10,7 +10,7 @@ from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import WSGIBridge, refuse
 from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.denial import deny
-from pyramid_asgi_consumers.environ import split_root_path
+from pyramid_asgi_consumers.environ import origin_form, split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
 from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
@@ -68,6 +68,8 @@ class ASGIApplication:
                 return await self._refuse(scope, send, 500)
         if self.lifespan.state and "state" not in scope:
             scope = {**scope, "state": dict(self.lifespan.state)}
+        if "://" in scope["path"]:
+            scope = origin_form(scope)
         try:
             found = self._find(scope)
         except BadRequest as error:

@@ -15,7 +15,7 @@ from asgiref.wsgi import WsgiToAsgi
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.body import has_no_body, read_body
 from pyramid_asgi_consumers.coroutines import SERVER, Receive
-from pyramid_asgi_consumers.environ import build_environ
+from pyramid_asgi_consumers.environ import build_environ, origin_form
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
 from pyramid_asgi_consumers.threads import Settler, ThreadPool
@@ -59,6 +59,8 @@ class WSGIBridge(WsgiToAsgi):
         """
         if scope["type"] != "http":
             raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
+        if "://" in scope["path"]:
+            scope = origin_form(scope)
         root_path = quirks.root_path(scope) if self.root_path is None else self.root_path
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)

@@ -1,5 +1,6 @@
 """What a WSGI application is told about an ASGI http or websocket scope."""
 
+import re
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,8 +16,49 @@ LONGEST_CACHED_NAME = 64
 # More digits than a length of 64 bits has; int() refuses thousands of them.
 MAX_LENGTH_DIGITS = 20
 
+# RFC 3986 section 3.2; no user may stand there (RFC 9110 section 4.2.4).
+_ABSOLUTE = re.compile(
+    r"https?://((?:[a-z0-9._~!$&'()*+,;=-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?)(?:/.*)?",
+    re.ASCII | re.DOTALL | re.IGNORECASE,
+)
+
 WSGI_SCHEMES = {"ws": "http", "wss": "https"}
 DEFAULT_PORTS = {"https": "443"}
+
+
+def origin_form(scope: dict[str, Any]) -> dict[str, Any]:
+    """Return ``scope``, or what it would be had the client left its own host out of the target.
+
+    ``GET http://host/page`` asks for ``/page``, and the authority in it replaces what the header
+    ``Host`` says (RFC 9112 section 3.2.2). Uvicorn (but for websockets) and Granian do this
+    themselves, and drop the authority; the others hand it on in ``path``. A target that is neither
+    is left as it is, and so are two ``Host`` headers: both are refused later.
+
+    The scope is not changed.
+    """
+    if not scope.get("http_version", "1.1").startswith("1"):
+        return scope
+    path: str = scope["path"]
+    raw_path: bytes | None = scope.get("raw_path")
+    # Uvicorn puts the root path in front of whatever comes.
+    root = scope.get("root_path") or ""
+    if not path.startswith(root):
+        root = ""
+    found = _ABSOLUTE.fullmatch(path, len(root))
+    if found is None:
+        return scope
+    changed = {**scope, "path": root + (path[found.end(1) :] or "/")}
+    if raw_path is not None:
+        # An escape is no part of an authority, and may be a slash by now.
+        begin = path[: found.end(1)].encode()
+        rest = raw_path.removeprefix(begin)
+        if rest == raw_path or rest[:1] not in (b"", b"/"):
+            return scope
+        changed["raw_path"] = root.encode() + (rest or b"/")
+    others = [header for header in scope["headers"] if header[0].lower() != b"host"]
+    if len(others) + 1 >= len(scope["headers"]):
+        changed["headers"] = [(b"host", found[1].encode()), *others]
+    return changed
 
 
 def split_root_path(scope: Mapping[str, Any], root_path: str | None = None) -> tuple[str, str]:

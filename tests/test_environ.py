@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyramid_asgi_consumers import environ as environ_module
-from pyramid_asgi_consumers.environ import build_environ, split_root_path
+from pyramid_asgi_consumers.environ import build_environ, origin_form, split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest
 
 modest = settings(deadline=None, max_examples=100)
@@ -36,8 +36,81 @@ def websocket_scope(path="/", **more):
     return {"type": "websocket", "path": path, "headers": [], **more}
 
 
+def target(path, raw_path=None, **more):
+    """A scope of a request for ``path``, whose ``Host`` is ``other``."""
+    headers = [(b"accept", b"*/*"), (b"Host", b"other")]
+    given = {} if raw_path is None else {"raw_path": raw_path}
+    return http_scope(path, **{"headers": headers, **given, **more})
+
+
 def environ_of(*headers, **more):
     return build_environ(http_scope(headers=list(headers), **more))
+
+
+# The target in absolute form.
+
+
+@pytest.mark.parametrize(
+    ("path", "left", "host"),
+    [
+        ("http://host/page", "/page", b"host"),
+        ("HTTPS://Host.example:99/a//b/é", "/a//b/é", b"Host.example:99"),
+        ("http://host/http://inner/page", "/http://inner/page", b"host"),
+        ("http://[::1]:8080/page\n", "/page\n", b"[::1]:8080"),
+        ("http://host", "/", b"host"),
+        ("http://host:", "/", b"host:"),
+    ],
+)
+def test_an_absolute_target_counts_as_its_path_and_its_host(path, left, host):
+    for raw_path in (None, quote(path, safe="/:[]").encode()):
+        scope = target(path, raw_path)
+        before = copy.deepcopy(scope)
+        found = origin_form(scope)
+        assert (found["path"], found["headers"]) == (left, [(b"host", host), (b"accept", b"*/*")])
+        assert raw_path is None or found["raw_path"] == quote(left, safe="/:").encode()
+        assert scope == before
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/page", {}),
+        ("/proxy/http://host/page", {}),
+        ("http:///page", {}),
+        ("http://user@host/page", {}),
+        ("http://host#fragment", {}),
+        ("http://host:port/page", {}),
+        ("http://ho st/page", {}),
+        ("http://hóst/page", {}),
+        ("ftp://host/page", {}),
+        ("host:80", {}),
+        # Only HTTP/1 has it.
+        ("http://host/page", {"http_version": "2"}),
+        # The client sent %2F, and %68.
+        ("http://a/b/c", {"raw_path": b"http://a%2Fb/c"}),
+        ("http://host/page", {"raw_path": b"http://%68ost/page"}),
+    ],
+)
+def test_what_is_no_absolute_target_is_left_alone(path, more):
+    scope = target(path, **more)
+    assert origin_form(scope) is scope
+
+
+@pytest.mark.parametrize("root", ["/app", "app", "/app/", "/äpp"])
+def test_the_root_path_that_uvicorn_puts_before_an_absolute_target_stays(root):
+    scope = target(f"{root}http://host/page", f"{root}http://host/page".encode(), root_path=root)
+    found = origin_form(scope)
+    assert (found["path"], found["raw_path"]) == (f"{root}/page", f"{root}/page".encode())
+    scope = target("http://host/page", root_path=root)
+    assert origin_form(scope)["path"] == "/page"
+
+
+def test_an_absolute_target_hides_no_second_host():
+    hosts = [(b"host", b"a"), (b"host", b"b")]
+    scope = origin_form(target("http://host/page", headers=hosts))
+    assert (scope["path"], scope["headers"]) == ("/page", hosts)
+    scope = origin_form(target("http://host/page", headers=[]))
+    assert scope["headers"] == [(b"host", b"host")]
 
 
 # The root path.

@@ -1,6 +1,7 @@
 """The application of ``serverapp.py`` on every ASGI server."""
 
 import asyncio
+import http.client
 import json
 import re
 import signal
@@ -231,6 +232,42 @@ def test_a_view_that_crashes_late_breaks_the_connection_off(server, query):
     assert not answer.whole
     log = server.settled(since)
     assert log.count("RuntimeError: late-crash") == 1
+
+
+def _ask(server, target, more=""):
+    """Ask for ``target``, as it is written; return the answer's status and its body."""
+    with clients.raw(server) as connection:
+        request = f"GET {target} HTTP/1.1\r\nHost: other\r\nConnection: close\r\n{more}\r\n"
+        connection.sendall(request.encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, answer.read()
+
+
+def test_a_target_in_absolute_form_counts_as_its_path(server):
+    for scheme in ("http", "HTTPS"):
+        status, body = _ask(server, f"{scheme}://host.example:99/environ?q=1")
+        environ = json.loads(body)
+        assert (status, environ["PATH_INFO"], environ["QUERY_STRING"]) == (200, "/environ", "q=1")
+        # Uvicorn and Granian hand on the path alone.
+        host = "other" if server.name in UVICORN | {"granian"} else "host.example:99"
+        assert environ["url"] == f"http://{host}/environ"
+    assert _ask(server, "http://host/consumer/some") == (200, b"some")
+    # Uvicorn's parser takes no target without a path.
+    expected = (400,) if server.name in UVICORN else (200, b"A Pyramid page")
+    for target in ("http://host", "http://host?x=1"):
+        assert _ask(server, target)[: len(expected)] == expected
+
+
+def test_a_handshake_in_absolute_form_counts_as_its_path(server):
+    own = f"http://{clients.HOST}:{server.port}"
+    assert clients.handshake_status(server, f"{own}/ws?q=1") == 101
+    assert clients.handshake_status(server, f"{own}/ws/nowhere") == _denied(server, 404)
+
+
+@pytest.mark.parametrize("target", ["http:///", "http:/environ", "host:80", "http://a b/environ"])
+def test_a_target_that_is_neither_is_a_bad_request(server, target):
+    assert _ask(server, target)[0] == 400
 
 
 # Consumers.
@@ -487,6 +524,9 @@ def test_a_root_path(mounted, kept):
     with clients.websocket(mounted, f"{prefix}/ws/where/lobby") as websocket:
         answer = json.loads(websocket.recv(clients.DEADLINE))
     assert answer["path_params"] == {"room": "lobby"}
+    absolute = f"http://{clients.HOST}:{mounted.port}{prefix}/ws"
+    assert clients.handshake_status(mounted, absolute) == 101
+    assert _ask(mounted, f"http://host{prefix}/consumer/some") == (200, b"some")
     answer = clients.get(mounted, f"{prefix}/starlette/page/some").json
     assert answer["url"] == "/app/starlette/page/x"
 
