@@ -45,6 +45,10 @@ COMMANDS = {
     "granian": (
         "granian --host 127.0.0.1 --port {port} --interface asgi --workers-kill-timeout 5 {app}"
     ),
+    "gunicorn": (
+        "gunicorn --bind 127.0.0.1:{port} --worker-class asgi --graceful-timeout 2"
+        " --no-control-socket {app}"
+    ),
 }
 
 # How each is told its root_path; Daphne's own option can be overridden by any client.
@@ -54,6 +58,7 @@ ROOT_PATH_OPTIONS = {
     "uvicorn-wsproto": "--root-path",
     "hypercorn": "--root-path",
     "granian": "--url-path-prefix",
+    "gunicorn": "--root-path",
 }
 
 #: Whether the Granian that is installed is ended by a header that comes twice.

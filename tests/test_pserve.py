@@ -413,6 +413,9 @@ app = get_app({ini!r})
 IMPORTING = {
     "granian": "granian --interface asgi --host {host} --port {port} project:app",
     "gunicorn": (
+        "gunicorn --worker-class asgi --no-control-socket --bind {host}:{port} project:app"
+    ),
+    "uvicorn-worker": (
         "gunicorn --worker-class uvicorn_worker.UvicornWorker --bind {host}:{port} project:app"
     ),
 }
