@@ -4,12 +4,15 @@ from typing import Any
 
 from pyramid.exceptions import ConfigurationError
 
+from pyramid_asgi_consumers.shown import Shown
+
 __all__ = [
     "BadRequest",
     "BodyTooLarge",
     "ChannelsError",
     "ClientDisconnected",
     "ConfigurationError",
+    "InvalidEvent",
     "InvalidJSON",
     "InvalidMessage",
     "LifespanError",
@@ -110,19 +113,30 @@ class PublishUnknown(ChannelsError):
     """Nobody knows whether an event was published: the connection failed before the answer."""
 
 
+class InvalidEvent(ChannelsError):
+    """The ``data`` of an event does not parse: something else than channels published it.
+
+    Channels publish only what parses. What others write into Redis is looked at no further than
+    is cheap; ``json`` is that text, as it came.
+    """
+
+
 class SubscriptionOverflow(ChannelsError):
     """A subscriber with ``overflow="close"`` was slower than what was published.
 
-    ``channels`` are the names it subscribed to, ``max_queue`` the events that could wait for it.
-    Uncaught, it closes a websocket with 1013, "try again later"; before the accept it is a 503.
+    ``channels`` are the names it subscribed to, ``max_queue`` the events and ``max_bytes`` the
+    bytes that could wait for it. Uncaught, it closes a websocket with 1013, "try again later";
+    before the accept it is a 503.
     """
 
     close_code = 1013
     status = 503
 
-    def __init__(self, channels: tuple[str, ...], max_queue: int) -> None:
+    def __init__(self, channels: tuple[str, ...], max_queue: int, max_bytes: int, of: str) -> None:
+        bound = f"{max_queue} events" if of == "max_queue" else f"{max_bytes} bytes"
         super().__init__(
-            f"More than {max_queue} events waited for a subscriber of {', '.join(channels)}"
+            f"More than {bound} ({of}) waited for a subscriber of {Shown(', '.join(channels))}"
         )
         self.channels = channels
         self.max_queue = max_queue
+        self.max_bytes = max_bytes

@@ -41,7 +41,8 @@ class IASGIApplication(Interface):
 class IChannelsBackend(Interface):
     """What carries the events of channels; given to ``config.set_channels_backend``.
 
-    Names and payloads arrive checked and encoded: see :mod:`pyramid_asgi_consumers.channels.base`.
+    Names and payloads arrive checked and encoded: see :mod:`pyramid_asgi_consumers.channels.base`,
+    whose ``make_event`` makes an event of a payload.
     """
 
     def publish_many(messages):

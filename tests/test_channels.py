@@ -1,6 +1,8 @@
 """What every backend of the channels does, and what they share."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,7 +25,7 @@ from pyramid_asgi_consumers.channels.base import (
 )
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from pyramid_asgi_consumers.exceptions import ChannelsError, SubscriptionOverflow
+from pyramid_asgi_consumers.exceptions import ChannelsError, InvalidEvent, SubscriptionOverflow
 
 SECONDS = 20
 modest = settings(deadline=None, max_examples=100)
@@ -411,9 +413,171 @@ async def test_a_slow_subscription_may_be_closed(kind):
                 await channels.publish("a", number)
             await take(quick, 5)
             for _ in range(2):
-                with pytest.raises(SubscriptionOverflow, match="2 events .* a, b") as caught:
+                with pytest.raises(SubscriptionOverflow, match="2 events .* 'a, b'") as caught:
                     await take(slow, 1)
                 assert (caught.value.channels, caught.value.max_queue) == (("a", "b"), 2)
+
+
+LONG = "x" * 998
+
+
+async def test_what_waits_is_bounded_in_bytes_too(kind):
+    async with made(kind) as channels, channels.subscribe("a") as quick:
+        async with channels.subscribe("a", max_bytes=3000) as slow:
+            for number in range(5):
+                await channels.publish("a", LONG)
+                await channels.publish("a", number)
+            await take(quick, 10)
+            gap, *newest = await take(slow, 6)
+            assert gap == Gap("a", 5)
+            assert [event.data for event in newest] == [2, LONG, 3, LONG, 4]
+            for _ in range(3):
+                await channels.publish("a", LONG)
+            assert await data(slow, 3) == [LONG] * 3
+            assert channels.overflows.total == 5
+
+
+async def test_bytes_and_characters_count_as_they_are_sent(kind):
+    async with made(kind) as channels, channels.subscribe("a") as quick:
+        async with channels.subscribe("a", max_bytes=12) as slow:
+            for content in b"123456", "\u20ac\u20ac", b"7":
+                await channels.publish("a", content)
+            await take(quick, 3)
+            assert [item.size for item in await take(slow, 3)] == [0, 8, 1]
+
+
+async def test_an_event_that_is_longer_than_what_may_wait_is_a_gap(kind):
+    async with made(kind) as channels, channels.subscribe("a") as other:
+        for overflow in "drop_oldest", "close":
+            options = {"max_bytes": 100, "overflow": overflow}
+            async with channels.subscribe("a", **options) as events:
+                for content in 1, LONG, 2:
+                    await channels.publish("a", content)
+                first, gap, last = await take(events, 3)
+                assert (first.data, gap, last.data) == (1, Gap("a", 1), 2)
+        assert await data(other, 6) == [1, LONG, 2] * 2
+        assert channels.overflows.total == 2
+
+
+async def test_a_subscription_may_be_closed_for_its_bytes(kind):
+    async with made(kind) as channels, channels.subscribe("a") as quick:
+        options = {"max_bytes": 2500, "overflow": "close"}
+        async with channels.subscribe("a", **options) as slow:
+            for content in LONG, LONG, LONG, LONG * 3:
+                await channels.publish("a", content)
+            await take(quick, 4)
+            with pytest.raises(SubscriptionOverflow, match=r"2500 bytes \(max_bytes\) .* 'a'"):
+                await take(slow, 1)
+            assert channels.overflows.total == 1
+
+
+# Events.
+
+
+def raw(text):
+    return make_event("a", (1, 1), b"j" + text)
+
+
+@pytest.mark.parametrize("text", [b"{", b"", b"[" * 100_000, b'"\n"'])
+def test_a_foreign_text_that_does_not_parse_says_so_when_it_is_asked(text):
+    event = raw(text)
+    assert event.json == text.decode()
+    for _ in range(2):
+        with pytest.raises(InvalidEvent, match="-0000000000000001 of the channel 'a' is not JSON"):
+            event.data  # noqa: B018
+
+
+def test_an_event_is_parsed_once():
+    event = raw(b"[[]]")
+    assert event.data is event.data
+    assert base._parsed.parse(event) is event.data
+
+
+def test_the_oldest_events_are_parsed_again(monkeypatch):
+    monkeypatch.setattr(base, "MOST_PARSED", 12)
+    monkeypatch.setattr(base, "_parsed", base._Parsed())
+    events = [raw(b"[[[]]]") for _ in range(3)]
+    oldest, middle, _ = [event.data for event in events]
+    assert (oldest, middle) == ([[[]]], [[[]]])
+    assert events[1].data is middle and events[2].data is events[2].data
+    assert events[0].data is not oldest and events[0].data == oldest
+    raw(b"[1,2]").data  # noqa: B018
+    long = raw(b"[1,2,3,4,5,6,7,8,9]")
+    assert long.data is long.data
+    assert events[0].data == oldest
+
+
+def test_an_event_is_not_changed():
+    event = raw(b"1")
+    for name in "data", "channel":
+        with pytest.raises(AttributeError, match=f"'{name}'"):
+            setattr(event, name, 2)
+        with pytest.raises(AttributeError, match=f"'{name}'"):
+            delattr(event, name)
+    with pytest.raises(AttributeError, match="an Event has no 'text'"):
+        event.text  # noqa: B018
+
+
+def test_events_are_equal_where_their_text_is():
+    event = raw(b'{"a":1}')
+    same = Event("a", event.id, {"a": 1}, '{"a":1}')
+    assert event == same and hash(event) == hash(same) and event.size == same.size
+    assert event != Event("a", event.id, {"a": 2}, '{"a":2}')
+    assert event != Event("b", event.id, {"a": 1}, '{"a":1}')
+    assert event != make_event("a", (1, 1), b"b{}")
+    assert Event("a", event.id, b"1", None) == make_event("a", (1, 1), b"b1")
+    assert Event("a", event.id, b"1", None) != make_event("a", (1, 1), b"b2")
+    assert event != (event.channel, event.id)
+    assert repr(same) == f"Event(channel='a', id='{event.id}', json='{{\"a\":1}}')"
+    assert repr(make_event("a", (1, 1), b"b1")).endswith(", data=b'1')")
+
+
+def test_an_event_without_text_holds_bytes():
+    with pytest.raises(TypeError, match="must be bytes, not dict"):
+        Event("a", "1", {}, None)
+
+
+WAITING = """
+import asyncio, sys, tracemalloc
+from pyramid_asgi_consumers.channels import Channels
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
+
+async def main():
+    channels = Channels(MemoryBackend(history=10))
+    data = [[] for _ in range(350_000)]
+    slow = [channels.subscribe("a") for _ in range(50)]
+    for subscription in slow:
+        await subscription.__aenter__()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    async with channels.subscribe("a") as quick:
+        for _ in range(int(sys.argv[1])):
+            await channels.publish("a", data)
+            event = await quick.__anext__()
+            if sys.argv[2] == "read":
+                assert event.data == data
+            del event
+    print((tracemalloc.get_traced_memory()[0] - before) / len("[],") / len(data))
+    for subscription in slow:
+        await subscription.__aexit__()
+
+asyncio.run(main())
+"""
+
+
+def texts_that_wait(events, use):
+    """Return the memory of events that wait in 50 queues, in lengths of the text of one."""
+    command = [sys.executable, "-c", WAITING, str(events), use]
+    return float(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+
+def test_what_waits_in_many_queues_costs_one_text():
+    assert 0.9 < texts_that_wait(1, "keep") < 1.2
+
+
+def test_what_others_have_read_does_not_wait_parsed():
+    # The newest 4 MiB may be parsed, at most, which take 25 times as much.
+    assert 9 < texts_that_wait(10, "read") < 10 + 4 * 30
 
 
 async def test_what_is_lost_is_logged_once_a_minute(monkeypatch, caplog):
@@ -425,8 +589,8 @@ async def test_what_is_lost_is_logged_once_a_minute(monkeypatch, caplog):
     now += 61
     overflows.count(("c",))
     assert [record.getMessage() for record in caplog.records] == [
-        "Slow subscribers lost 1 events since this was last logged, one of them of a, b",
-        "Slow subscribers lost 5 events since this was last logged, one of them of c",
+        "Slow subscribers lost 1 events since this was last logged, one of them of 'a, b'",
+        "Slow subscribers lost 5 events since this was last logged, one of them of 'c'",
     ]
     assert overflows.total == 6
 
@@ -440,7 +604,7 @@ def queue_of(*items, max_queue):
 
 
 async def test_gaps_that_give_way_are_counted(monkeypatch):
-    event = make_event("a", (1, 1), (1, "1"))
+    event = make_event("a", (1, 1), b"j1")
     slow = queue_of(Gap("a", 3), event, event, max_queue=1)
     assert [await slow.__anext__(), await slow.__anext__()] == [Gap("a", 4), event]
     slow = queue_of(Gap("a", None), event, event, max_queue=1)
@@ -720,6 +884,8 @@ async def test_data_that_json_does_not_carry_is_refused(kind, content, named):
         ({"max_queue": 0}, "max_queue .* not 0"),
         ({"max_queue": "9"}, "max_queue .* not '9'"),
         ({"max_queue": True}, "max_queue .* not True"),
+        ({"max_bytes": 0}, "max_bytes .* not 0"),
+        ({"max_bytes": "16 MiB"}, "max_bytes .* not '16 MiB'"),
         ({"overflow": "drop"}, "drop_oldest, close, not 'drop'"),
         ({"since": 7}, "since .* not 7"),
         ({"since": {"a": 7}}, "since"),
@@ -801,18 +967,22 @@ json_data = st.recursive(
 @modest
 @given(json_data | st.binary())
 def test_what_is_encoded_is_decoded(content):
-    found, text = decode(encode(content))
-    assert found == content
-    assert (text is None) == isinstance(content, bytes)
+    payload = encode(content)
+    assert decode(payload) == content
+    event = make_event("a", (1, 1), payload)
+    assert event.data == content
+    assert (event.json is None) == isinstance(content, bytes)
+    assert event.size == len(payload) - 1
 
 
 @modest
 @given(st.binary())
 def test_any_bytes_are_decoded_or_a_value_error(payload):
-    try:
-        decode(payload)
-    except ValueError as error:
-        assert str(error)
+    for use in decode, partial(make_event, "a", (1, 1)):
+        try:
+            use(payload)
+        except ValueError as error:
+            assert str(error)
 
 
 def test_json_that_is_nested_too_deep_is_a_value_error():
@@ -826,7 +996,7 @@ def test_catching_up_accounts_for_every_event(newest, seen, kept):
     seen = min(seen, newest)
     stored = range(max(newest - kept, 0) + 1, newest + 1)
     rows = [
-        ((5, n), (5, n - 1) if n > 1 else NOWHERE, make_event("a", (5, n), (n, str(n))))
+        ((5, n), (5, n - 1) if n > 1 else NOWHERE, make_event("a", (5, n), encode(n)))
         for n in stored
     ]
     after = (5, seen) if seen else NOWHERE
@@ -842,14 +1012,14 @@ def test_catching_up_accounts_for_every_event(newest, seen, kept):
 
 
 def test_a_new_epoch_that_follows_what_was_seen_is_no_gap():
-    event = make_event("a", (6, 1), (1, "1"))
+    event = make_event("a", (6, 1), b"j1")
     rows = [((6, 1), (5, 9), event)]
     assert catch_up("a", (5, 9), (6, 1), rows, again=False) == ([event], (6, 1))
     assert catch_up("a", (5, 10), (6, 1), rows, again=False)[0] == [Gap("a", None), event]
 
 
 def test_a_head_that_is_behind_is_a_gap_and_nothing_is_repeated():
-    event = make_event("a", (5, 1), (1, "1"))
+    event = make_event("a", (5, 1), b"j1")
     rows = [((5, 1), NOWHERE, event)]
     assert catch_up("a", (5, 9), (5, 1), rows, again=False) == ([Gap("a", None)], (5, 1))
     assert catch_up("a", (5, 9), (5, 1), rows, again=True) == ([Gap("a", None), event], (5, 1))
@@ -866,8 +1036,10 @@ def delivered(*positions):
     subscription = queue_of(max_queue=99)
     feed.subscribers[subscription] = None
     for position in positions:
-        feed.deliver(position, make_event("a", position, (position, "")))
-    return [item.missed if isinstance(item, Gap) else item.data for item in subscription._queue]
+        feed.deliver(position, make_event("a", position, encode(position)))
+    return [
+        item.missed if isinstance(item, Gap) else tuple(item.data) for item in subscription._queue
+    ]
 
 
 def test_a_feed_delivers_each_event_once_and_sees_what_is_missing():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels import redis as module
-from pyramid_asgi_consumers.channels.base import Feed, Gap, make_event
+from pyramid_asgi_consumers.channels.base import Feed, Gap, encode, make_event
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 
 
@@ -25,7 +25,7 @@ class Subscriber:
 
 
 def event(number):
-    return make_event("a", (1, number), (number, str(number)))
+    return make_event("a", (1, number), encode(number))
 
 
 def numbers(subscriber):

@@ -14,7 +14,12 @@ from pyramid_asgi_consumers.channels import Channels, Event, Gap
 from pyramid_asgi_consumers.channels import redis as module
 from pyramid_asgi_consumers.channels.base import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
+from pyramid_asgi_consumers.exceptions import (
+    ChannelsError,
+    InvalidEvent,
+    PublishRefused,
+    PublishUnknown,
+)
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -439,11 +444,11 @@ async def test_foreign_bytes_are_logged_and_skipped(server, caplog):
     client = server.client
     async with connected(server, history=10) as channels:
         async with channels.subscribe("a") as events:
-            for message in (b"", b"x", b"1-1 ", b"1-1 x", b"x jnull", b"1-1 j{", b"1-1 j\xff"):
+            for message in (b"", b"x", b"1-1 ", b"1-1 x", b"x jnull", b"1-1 j\xff"):
                 client.publish("asgi:0:a", message)
             await channels.publish("a", 1)
             assert (await take(events, 1))[0].data == 1
-            assert len(logged(caplog, "Skipped foreign bytes on b'asgi:0:a'")) == 7
+            assert len(logged(caplog, "Skipped foreign bytes on b'asgi:0:a'")) == 6
         for fields in ({"x": "y"}, {"data": "j1", "before": "x"}, {"data": "x", "before": "0-0"}):
             client.xadd("asgi:stream:a", fields)
         await channels.publish("a", 2)
@@ -453,6 +458,15 @@ async def test_foreign_bytes_are_logged_and_skipped(server, caplog):
             assert len(logged(caplog, "Skipped a foreign entry in b'asgi:stream:a'")) == 3
         client.zadd("asgi:present:a", {b"foreign": 1e15, b"1:x": 1e15, b"1:j1": 1e15})
         assert await channels.present("a") == [1]
+
+
+async def test_a_foreign_text_that_does_not_parse_is_an_error_of_who_asks_for_its_data(server):
+    async with connected(server) as channels, channels.subscribe("a") as events:
+        server.client.publish("asgi:0:a", b"1-1 j{")
+        [event] = await take(events, 1)
+        assert event.json == "{"
+        with pytest.raises(InvalidEvent, match="is not JSON"):
+            event.data  # noqa: B018
 
 
 async def test_a_foreign_key_is_refused_at_the_publisher_and_skipped_elsewhere(server, caplog):

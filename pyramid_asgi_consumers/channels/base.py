@@ -4,13 +4,16 @@ import asyncio
 import json
 import logging
 import re
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import FrozenInstanceError, dataclass
+from typing import Any, NoReturn
 
-from pyramid_asgi_consumers.exceptions import SubscriptionOverflow
+from pyramid_asgi_consumers.exceptions import InvalidEvent, SubscriptionOverflow
+from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +28,114 @@ MOST_CHARACTERS = 200
 OVERFLOWS = ("drop_oldest", "close")
 LOG_INTERVAL = 60.0
 
+#: How many bytes of JSON may stay parsed in the events that wait or are stored.
+MOST_PARSED = 4 * 1024 * 1024
 
-@dataclass(frozen=True)
+
 class Event:
     """What was published.
 
     ``channel`` is its name; ``id`` is opaque and, compared as text, ordered within the channel;
     ``data`` is what was published, shared by all subscribers of the process, so not to be changed;
-    ``json`` is the same as JSON text, None where it is bytes.
+    ``json`` is the same as JSON text, None where it is bytes; ``size`` is how many bytes those are,
+    or that text as UTF-8.
+
+    An event waits as text, and is parsed when its ``data`` is first asked for. The newest 4 MiB of
+    text stay parsed; an older event is parsed once more if it is asked again. ``data`` raises
+    :class:`.InvalidEvent` for a text that does not parse, which channels never publish.
     """
 
-    __slots__ = ("channel", "id", "data", "json")
+    # ``data`` is set while it is parsed, ``_kept`` says whether that may end.
+    __slots__ = ("channel", "id", "data", "json", "size", "_kept", "__weakref__")
+    __match_args__ = ("channel", "id", "data", "json")
 
     channel: str
     id: str
     data: Any
     json: str | None
+    size: int
+
+    def __init__(self, channel: str, id: str, data: Any, json: str | None) -> None:
+        if json is None and not isinstance(data, bytes):
+            raise TypeError(f"Event: without json, data must be bytes, not {type(data).__name__}")
+        _fill(self, channel, id, json, len(data if json is None else json.encode()))
+        _set(self, "data", data)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "data":
+            raise AttributeError(f"an Event has no {name!r}")
+        return _parsed.parse(self)
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return (self.channel, self.id, self.json) == (other.channel, other.id, other.json) and (
+            self.json is not None or self.data == other.data
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.channel, self.id))
+
+    def __repr__(self) -> str:
+        content = f"data={self.data!r}" if self.json is None else f"json={self.json!r}"
+        return f"Event(channel={self.channel!r}, id={self.id!r}, {content})"
+
+
+# Past what keeps an event from being changed.
+_set = object.__setattr__
+_unset = object.__delattr__
+
+
+def _fill(event: Event, channel: str, event_id: str, text: str | None, size: int) -> None:
+    _set(event, "channel", channel)
+    _set(event, "id", event_id)
+    _set(event, "json", text)
+    _set(event, "size", size)
+    _set(event, "_kept", False)
+
+
+class _Parsed:
+    # The events that are parsed, the oldest first: they give their data up again, since it may
+    # take 25 times the memory of its text, wherever an event waits or is stored.
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: deque[tuple[weakref.ref[Event], int]] = deque()
+        self._size = 0
+
+    def parse(self, event: Event) -> Any:
+        try:
+            data = json.loads(event.json)
+        except (ValueError, RecursionError) as error:
+            raise InvalidEvent(
+                f"The event {event.id} of the channel {Shown(event.channel)} is not JSON:"
+                f" {Shown(error)}"
+            ) from error
+        with self._lock:
+            if event._kept:
+                # Another thread was first.
+                return event.data
+            _set(event, "data", data)
+            _set(event, "_kept", True)
+            self._events.append((weakref.ref(event), event.size))
+            self._size += event.size
+            while self._size > MOST_PARSED and len(self._events) > 1:
+                reference, size = self._events.popleft()
+                self._size -= size
+                oldest = reference()
+                if oldest is not None:
+                    _unset(oldest, "data")
+                    _set(oldest, "_kept", False)
+        return data
+
+
+_parsed = _Parsed()
 
 
 @dataclass(frozen=True)
@@ -48,6 +143,7 @@ class Gap:
     """Events of ``channel`` are missing here, ``missed`` of them; None where nobody knows."""
 
     __slots__ = ("channel", "missed")
+    size = 0
 
     channel: str
     missed: int | None
@@ -89,26 +185,44 @@ def encode(data: Any) -> bytes:
         ) from error
 
 
-def decode(payload: bytes) -> tuple[Any, str | None]:
-    """Return the data that was encoded, and its JSON text if it is not bytes.
+def decode(payload: bytes) -> Any:
+    """Return the data that was encoded.
 
     Raises ValueError for anything that :func:`encode` never made.
     """
-    kind, content = payload[:1], payload[1:]
-    if kind == b"b":
-        return content, None
-    if kind != b"j":
-        raise ValueError("neither bytes nor JSON")
-    text = content.decode()
+    text = _text(payload)
     try:
-        return json.loads(text), text
+        return payload[1:] if text is None else json.loads(text)
     except RecursionError as error:
         raise ValueError("JSON that is nested too deep") from error
+
+
+def _text(payload: bytes) -> str | None:
+    # None for bytes.
+    kind = payload[:1]
+    if kind == b"b":
+        return None
+    if kind != b"j":
+        raise ValueError("neither bytes nor JSON")
+    return payload[1:].decode()
 
 
 def make_id(position: Position) -> str:
     """Return the id of the event at ``position``."""
     return f"{position[0]:016d}-{position[1]:016d}"
+
+
+def make_event(channel: str, position: Position, payload: bytes) -> Event:
+    """Return the event at ``position`` that was encoded as ``payload``; it is parsed later.
+
+    Raises ValueError for what is not of the kinds that :func:`encode` makes, or no UTF-8.
+    """
+    text = _text(payload)
+    event: Event = Event.__new__(Event)
+    _fill(event, channel, make_id(position), text, len(payload) - 1)
+    if text is None:
+        _set(event, "data", payload[1:])
+    return event
 
 
 def position_of(event_id: str) -> Position | None:
@@ -176,7 +290,7 @@ class Overflows:
             log.warning(
                 "Slow subscribers lost %d events since this was last logged, one of them of %s",
                 self.total - self._logged,
-                ", ".join(channels),
+                Shown(", ".join(channels)),
             )
             self._logged = self.total
             self._next = now + LOG_INTERVAL
@@ -223,6 +337,8 @@ class Subscription:
         "_backend",
         "_overflows",
         "_limit",
+        "_most_bytes",
+        "_left",
         "_closes",
         "_loop",
         "_open",
@@ -241,6 +357,7 @@ class Subscription:
         channels: tuple[str, ...],
         since: Mapping[str, str],
         max_queue: int,
+        max_bytes: int,
         overflow: str,
         presence: bytes | None,
     ) -> None:
@@ -253,6 +370,9 @@ class Subscription:
         self._backend = backend
         self._overflows = overflows
         self._limit = max_queue
+        self._most_bytes = max_bytes
+        # How many of the bytes allowed are left.
+        self._left = max_bytes
         self._closes = overflow == "close"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open = False
@@ -292,7 +412,9 @@ class Subscription:
                 channel = next(iter(self._missed))
                 return Gap(channel, self._missed.pop(channel))
             if self._queue:
-                return self._queue.popleft()
+                item = self._queue.popleft()
+                self._left += item.size
+                return item
             if self._error is not None:
                 raise self._error
             if not self._open:
@@ -308,7 +430,10 @@ class Subscription:
                 self._waiter = None
 
     def replay(self, items: Iterable[Item]) -> None:
-        """Put stored items in front of the queue; they do not count against its length."""
+        """Put stored items in front of the queue; they count against neither of its bounds.
+
+        What bounds them is the history that the backend keeps.
+        """
         if self._replay is None:
             self._replay = deque()
         self._replay.extend(items)
@@ -316,36 +441,42 @@ class Subscription:
 
     def put(self, item: Item) -> None:
         """Append to the queue and wake who waits for it; called on the subscription's loop."""
-        if len(self._queue) >= self._limit and not self._make_room():
-            return
+        left = self._left - item.size
+        if left < 0 or len(self._queue) >= self._limit:
+            if self._error is not None:
+                return
+            if item.size > self._most_bytes:
+                self._overflows.count(self.channels)
+                return self.put(Gap(item.channel, 1))
+            if not self._make_room(item.size):
+                return
+            left = self._left - item.size
+        self._left = left
         self._queue.append(item)
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _make_room(self) -> bool:
-        if self._error is not None:
-            return False
-        self._overflows.count(self.channels)
+    def _make_room(self, size: int) -> bool:
         if self._closes:
-            self._error = SubscriptionOverflow(self.channels, self._limit)
+            of = "max_queue" if len(self._queue) >= self._limit else "max_bytes"
+            self._overflows.count(self.channels)
+            self._error = SubscriptionOverflow(self.channels, self._limit, self._most_bytes, of)
             self._limit = 0
             self._queue.clear()
             self._wake()
             return False
-        oldest = self._queue.popleft()
-        lost = oldest.missed if isinstance(oldest, Gap) else 1
-        if self._missed is None:
-            self._missed = {}
-        before = self._missed.get(oldest.channel, 0)
-        self._missed[oldest.channel] = None if lost is None or before is None else before + lost
+        while self._left < size or len(self._queue) >= self._limit:
+            self._overflows.count(self.channels)
+            oldest = self._queue.popleft()
+            self._left += oldest.size
+            lost = oldest.missed if isinstance(oldest, Gap) else 1
+            if self._missed is None:
+                self._missed = {}
+            before = self._missed.get(oldest.channel, 0)
+            self._missed[oldest.channel] = None if lost is None or before is None else before + lost
         return True
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def make_event(channel: str, position: Position, decoded: tuple[Any, str | None]) -> Event:
-    """Return the event at ``position``, of what :func:`decode` returned."""
-    return Event(channel, make_id(position), *decoded)

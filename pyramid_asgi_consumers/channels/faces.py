@@ -48,15 +48,19 @@ class Channels:
         *names: str,
         since: str | Mapping[str, str] | None = None,
         max_queue: int = 1000,
+        max_bytes: int = 16 * 1024 * 1024,
         overflow: str = "drop_oldest",
         presence: Any = None,
     ) -> Subscription:
         """Return a subscription to these channels: ``async with … as events``.
 
         ``since`` is the id of the last event that was seen (with several channels, a mapping from
-        name to id): what is still stored of those after it comes first. ``max_queue`` events may
-        wait for a slow subscriber; beyond that, with ``overflow="drop_oldest"`` the oldest give way
-        to a :class:`.Gap`, with ``"close"`` the iteration raises :class:`.SubscriptionOverflow`.
+        name to id): what is still stored of those after it comes first. ``max_queue`` events, of
+        ``max_bytes`` bytes of JSON text (as UTF-8) and of bytes together, may wait for a slow
+        subscriber; beyond that, with ``overflow="drop_oldest"`` the oldest give way to a
+        :class:`.Gap`, with ``"close"`` the iteration raises :class:`.SubscriptionOverflow`. A
+        single event of more than ``max_bytes`` is a ``Gap`` with either: nobody was slow. What
+        ``since`` replays is not counted; it takes at most what the backend stores.
         ``presence``, what JSON carries, is shown by :meth:`present` meanwhile.
 
         Raises ValueError, and TypeError for a ``presence`` that cannot be sent.
@@ -64,10 +68,11 @@ class Channels:
         if not names:
             raise ValueError("subscribe: expected the name of a channel at least")
         channels = tuple(dict.fromkeys(check_name(name) for name in names))
-        if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
-            raise ValueError(
-                f"subscribe: max_queue must be a whole number of at least 1, not {max_queue!r}"
-            )
+        for option, bound in ("max_queue", max_queue), ("max_bytes", max_bytes):
+            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+                raise ValueError(
+                    f"subscribe: {option} must be a whole number of at least 1, not {bound!r}"
+                )
         if overflow not in OVERFLOWS:
             raise ValueError(
                 f"subscribe: overflow must be one of {', '.join(OVERFLOWS)}, not {overflow!r}"
@@ -78,6 +83,7 @@ class Channels:
             channels,
             _positions(channels, since),
             max_queue,
+            max_bytes,
             overflow,
             None if presence is None else encode(presence),
         )

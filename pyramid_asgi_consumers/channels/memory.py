@@ -75,12 +75,11 @@ class MemoryBackend:
         return event_id
 
     def _publish(self, name: str, payload: bytes, running: asyncio.AbstractEventLoop | None) -> str:
-        decoded = decode(payload)
         with self._lock:
             channel = self._use(name)
             before = channel.position
             position = channel.position = (before[0], before[1] + 1)
-            event = make_event(name, position, decoded)
+            event = make_event(name, position, payload)
             if channel.rows is not None:
                 channel.rows.append((position, before if before[1] else NOWHERE, event))
             for loop, feed in list(channel.feeds.items()):
@@ -168,7 +167,7 @@ class MemoryBackend:
         with self._lock:
             found = self._channels.get(channel)
             members = sorted(found.members) if found is not None else []
-        return [decode(member)[0] for member in members]
+        return [decode(member) for member in members]
 
     async def aclose(self) -> None:
         """There is nothing to close."""

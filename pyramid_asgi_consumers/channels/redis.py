@@ -251,7 +251,7 @@ class RedisBackend:
         members = []
         for payload in sorted({entry.partition(b":")[2] for entry in entries}):
             try:
-                members.append(decode(payload)[0])
+                members.append(decode(payload))
             except ValueError as error:
                 log.warning("Skipped foreign bytes in %r: %s", self.members(channel), error)
         return members
@@ -682,7 +682,7 @@ class _Hub:
         try:
             event_id, payload = message.split(b" ", 1)
             position = _position(event_id)
-            event = make_event(feed.channel, position, decode(payload))
+            event = make_event(feed.channel, position, payload)
         except ValueError as error:
             log.warning("Skipped foreign bytes on %r: %s", redis_channel, error)
         else:
@@ -731,7 +731,7 @@ class _Hub:
             try:
                 stored = dict(zip(fields[::2], fields[1::2], strict=True))
                 position, payload = _position(entry_id), stored[b"data"]
-                event = make_event(feed.channel, position, decode(payload)) if payload else None
+                event = make_event(feed.channel, position, payload) if payload else None
                 rows.append((position, _position(stored[b"before"]), event))
             except (KeyError, ValueError) as error:
                 log.warning(
