@@ -1,14 +1,17 @@
 """Serves with Daphne, Uvicorn or Hypercorn for ``pserve``.
 
 Each is an entry point of the group ``paste.server_runner``: the ini's ``[server:main]`` says
-``use = egg:pyramid_asgi_consumers#daphne``. The other options of that section are the server's own,
-by the names that it knows, with ``-`` and ``_`` alike. Logging is the ini's.
+``use = egg:pyramid_asgi_consumers#daphne``. ``listen`` is what it is for waitress: one or more
+``host:port``. The other options of that section are the server's own, by the names that it knows,
+with ``-`` and ``_`` alike. Logging is the ini's.
 """
 
 import asyncio
+import contextlib
 import enum
 import logging
 import signal
+import socket
 import sys
 import typing
 from collections.abc import Iterator, Mapping
@@ -27,6 +30,9 @@ INSTALL = 'pip install "pyramid_asgi_consumers[{}]"'
 RELOAD = "pserve --reload restarts the server on a change"
 PROCESSES = "pserve is one process; start several, or serve from the command line"
 IMPORT = "pserve has made the application already"
+
+# Where ``listen`` names no port, as waitress has it.
+DEFAULT_PORT = "8080"
 
 
 def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
@@ -67,7 +73,13 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
     unusable = {
         "root_path": "any client can override it; set asgi.root_path in the application's section"
     }
+    addresses, options = _listening("daphne", options, ("bind", "port", "endpoint"))
     arguments = _arguments("daphne", options, known, unusable)
+    sockets = _bound("daphne", addresses)
+    for each in sockets:
+        # Twisted takes a descriptor that listens; with its own backlog of 50.
+        each.listen(50)
+        arguments += ["--endpoint", f"fd:fileno={each.fileno()}"]
     with _failure("daphne"):
         interface.run([*arguments, "pyramid"])
 
@@ -89,8 +101,9 @@ def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
     """
     with _missing(INSTALL.format("uvicorn")):
         import click
-        from uvicorn import main, run
+        from uvicorn import Config, Server, main, run
 
+    addresses, options = _listening("uvicorn", options, ("host", "port", "uds", "fd"))
     known = {}
     for parameter in main.params:
         if parameter.param_type_name == "option" and parameter.expose_value:
@@ -107,7 +120,13 @@ def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
     given = {name: value for name, value in given.items() if name not in {"app", *unusable}}
     given["headers"] = [header.split(":", 1) for header in given["headers"]]
     with _failure("uvicorn"):
-        run(app, workers=1, **given)
+        if not addresses:
+            return run(app, workers=1, **given)
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(each) for each in _bound("uvicorn", addresses)]
+            # A Ctrl-C comes out of it; run() drops it, too.
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+            Server(Config(app, workers=1, **given)).run(sockets)
 
 
 def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
@@ -126,6 +145,7 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
     config = Config()
     config.accesslog = logging.getLogger("hypercorn.access")
     config.errorlog = logging.getLogger("hypercorn.error")
+    addresses, options = _listening("hypercorn", options, ("bind",))
     known = _attributes(config)
     unusable = {
         "daemon": PROCESSES,
@@ -151,6 +171,8 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
         raise ConfigurationError(
             f'hypercorn: worker_class must be "asyncio" or "uvloop", not {config.worker_class!r}'
         )
+    if addresses:
+        config.bind = [f"fd://{each.detach()}" for each in _bound("hypercorn", addresses)]
     with Runner(loop_factory=loops[config.worker_class]) as runner:
         runner.run(_serve_hypercorn(app, config, serve))
 
@@ -276,6 +298,78 @@ class Option:
             return [] if typed is None else [typed]
         values = aslist(value, flatten=False) if self.is_list else [value]
         return [f"{self.string}={each}" for each in values]
+
+
+def _listening(
+    server: str, options: Mapping[str, str], others: tuple[str, ...]
+) -> tuple[list[tuple[int, Any]], dict[str, str]]:
+    """Family and address of the sockets that ``listen`` names, and the other options.
+
+    No addresses where there is no ``listen``. ``others`` are the options that it stands for.
+    """
+    remaining = {name: value for name, value in options.items() if name != "listen"}
+    if "listen" not in options:
+        return [], remaining
+    for given, value in remaining.items():
+        if _normal(given) in others:
+            raise ConfigurationError(
+                f"{server}: listen = {options['listen']} and {given} = {value}: give one of the two"
+            )
+    entries = aslist(options["listen"])
+    if not entries:
+        raise ConfigurationError(f"{server}: listen must be one or more host:port, not empty")
+    found = (address for entry in entries for address in _addresses(server, entry))
+    return list(dict.fromkeys(found)), remaining
+
+
+def _addresses(server: str, entry: str) -> Iterator[tuple[int, Any]]:
+    """Family and address of each socket that ``entry`` of ``listen`` stands for."""
+    # waitress's grammar: host:port, host, *:port, [::1]:port.
+    host, separator, port = entry.rpartition(":")
+    if not separator or "]" in port:
+        host, port = entry, DEFAULT_PORT
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        if not host:
+            raise ValueError("no host; * stands for all")
+        # getaddrinfo() takes greater ones for smaller ones.
+        if port.isdigit() and int(port) > 65535:
+            raise ValueError("no such port")
+        found = socket.getaddrinfo(
+            None if host == "*" else host,
+            port,
+            type=socket.SOCK_STREAM,
+            proto=socket.IPPROTO_TCP,
+            flags=socket.AI_PASSIVE,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{server}: listen must be one or more host:port, not {entry!r} ({error})"
+        ) from None
+    for family, _, _, _, address in found:
+        yield family, address
+
+
+def _bound(server: str, addresses: list[tuple[int, Any]]) -> list[socket.socket]:
+    """Sockets for these addresses, which do not listen yet. OSError where one is taken."""
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for family, address in addresses:
+            bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # There may be one of IPv4 beside it.
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                bound.bind(address)
+            except OSError as error:
+                where = f"{server} cannot listen on {address[0]} port {address[1]}"
+                raise OSError(error.errno, f"{where}: {error.strerror}") from error
+            sockets.append(bound)
+        stack.pop_all()
+    for bound in sockets:
+        log.info("%s listens on %s port %d", server, *bound.getsockname()[:2])
+    return sockets
 
 
 def _arguments(

@@ -311,6 +311,74 @@ def test_daphne_writes_no_accesses_where_verbosity_is_0(tmp_path):
     assert "daphne.access" not in server.logged()
 
 
+# The option listen, as waitress has it.
+
+
+def reached(server, host, family=socket.AF_INET):
+    with socket.socket(family) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect((host, server.port))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return b"The first page" in clients.read_until(connection, b"page")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("form", ["localhost:{}", "*:{}", "127.0.0.1:{} [::1]:{}"])
+def test_listen_takes_what_it_takes_for_waitress(name, form, tmp_path):
+    port = free_port()
+    options = {"listen": form.replace("{}", str(port))}
+    with pserve(name, tmp_path, options=options, port=port) as server:
+        assert reached(server, "127.0.0.1")
+        # Whether localhost is that, too, is the machine's to say.
+        if "localhost" not in form:
+            assert reached(server, "::1", socket.AF_INET6)
+        with clients.websocket(server, "/ws") as websocket:
+            websocket.send("hello")
+            assert websocket.recv(DEADLINE) == "hello"
+        assert f"INFO|pyramid_asgi_consumers.servers|{name} listens on 127.0.0.1" in (
+            server.logged().replace("0.0.0.0", "127.0.0.1")
+        )
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_port_that_listen_leaves_out_is_that_of_waitress(name):
+    addresses, _ = servers._listening(name, {"listen": "127.0.0.1 [::1]"}, ())
+    assert [address[:2] for _, address in addresses] == [("127.0.0.1", 8080), ("::1", 8080)]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_listen_stands_alone(name, tmp_path):
+    options = {**listening(name, 6543), "listen": "localhost:6543"}
+    message = failure(name, tmp_path, options)
+    assert message.startswith(f"{WRONG}{name}: listen = localhost:6543 and ")
+    assert message.endswith(": give one of the two")
+
+
+@pytest.mark.parametrize("value", ["", "127.0.0.1:many", ":6543", "127.0.0.1:66666", "[::1"])
+def test_a_listen_that_cannot_be_read(value, tmp_path):
+    message = failure("uvicorn", tmp_path, {"listen": value})
+    assert message.startswith(f"{WRONG}uvicorn: listen must be one or more host:port, not ")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_an_address_of_listen_that_is_taken(name, tmp_path):
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+        message = failure(name, tmp_path, {"listen": f"{HOST}:{free_port()} {HOST}:{port}"})
+    assert message == (
+        f"OSError: [Errno 98] {name} cannot listen on {HOST} port {port}: Address already in use"
+    )
+
+
+def test_an_application_that_does_not_start_where_listen_says():
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no"})
+
+    with pytest.raises(RuntimeError, match="uvicorn does not start; it has logged why"):
+        servers.uvicorn(app, listen=f"{HOST}:{free_port()}")
+
+
 OPTIONS = {
     "daphne": {
         "http-timeout": "30",
