@@ -153,7 +153,8 @@ def test_an_application_leaves_an_introspectable(config):
         (7, show, "prefix must be a path without placeholders, not 7"),
         ("/{x}", show, "prefix must be a path without placeholders, not '/{x}'"),
         ("/", show, "prefix must have a segment at least, not '/'"),
-        ("/api", 7, "app must be an ASGI application or its dotted name, not 7"),
+        ("/api", 7, "app must be an ASGI application, .*, or its dotted name, not 7, which cannot"),
+        ("/api", len, "app must be an ASGI application, .*, not <built-in function len>, which"),
     ],
 )
 def test_a_wrong_argument_is_named(config, prefix, app, words):

@@ -6,10 +6,10 @@ import inspect
 import re
 
 import venusian
-from asgiref.compatibility import guarantee_single_callable
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_guard
+from pyramid_asgi_consumers.config.shapes import EXPECTED, single_callable
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
 from pyramid_asgi_consumers.origins import OriginRule
@@ -58,8 +58,12 @@ def add_asgi_consumer(
     if protocol not in PROTOCOLS:
         raise wrong("protocol", '"websocket" or "http"', protocol)
     app = config.maybe_dotted(callable)
-    if not builtins.callable(app):
-        raise wrong("callable", "an ASGI application or its dotted name", callable)
+    try:
+        single = single_callable(app)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"add_asgi_consumer: callable must be {EXPECTED}, not {error}"
+        ) from None
     shown = app.func if isinstance(app, WebSocketFunction) else app
     if origins is not None and protocol == "http":
         raise ConfigurationError(
@@ -88,7 +92,7 @@ def add_asgi_consumer(
         consumer = Consumer(
             pattern,
             protocol,
-            single_callable(app),
+            single,
             config.object_description(shown),
             tuple(origins or ()),
             max_connections,
@@ -161,18 +165,6 @@ def prefixed(config, path):
     """``path`` below the route prefix of ``config``, with one slash before it."""
     prefix = (config.route_prefix or "").strip("/")
     return ("/" + prefix if prefix else "") + "/" + path.lstrip("/")
-
-
-def single_callable(app):
-    """``app`` as an ASGI 3 application; an ASGI 2 one is called in its two steps."""
-    # asgiref takes classes, and functions that are not async, for ASGI 2: but Starlette's
-    # endpoints are classes that take all three arguments, and a function may return a coroutine.
-    try:
-        parameters = inspect.signature(app).parameters.values()
-    except (TypeError, ValueError):
-        parameters = ()
-    positional = [one for one in parameters if one.kind <= one.POSITIONAL_OR_KEYWORD]
-    return app if len(positional) >= 3 else guarantee_single_callable(app)
 
 
 class asgi_consumer_config:

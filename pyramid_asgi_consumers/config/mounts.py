@@ -4,7 +4,8 @@ from functools import partial
 
 from pyramid.exceptions import ConfigurationError
 
-from pyramid_asgi_consumers.config.consumers import PROTOCOLS, prefixed, single_callable
+from pyramid_asgi_consumers.config.consumers import PROTOCOLS, prefixed
+from pyramid_asgi_consumers.config.shapes import EXPECTED, single_callable
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.mounts import Mount
@@ -33,11 +34,10 @@ def add_asgi_app(config, prefix, app, *, lifespan=True):
             " left for Pyramid"
         )
     resolved = config.maybe_dotted(app)
-    if not callable(resolved):
-        raise ConfigurationError(
-            f"add_asgi_app: app must be an ASGI application or its dotted name, not {app!r}"
-        )
-    mount = Mount(path, single_callable(resolved))
+    try:
+        mount = Mount(path, single_callable(resolved))
+    except TypeError as error:
+        raise ConfigurationError(f"add_asgi_app: app must be {EXPECTED}, not {error}") from None
     introspectable = config.introspectable(
         "asgi apps", path, config.object_description(resolved), "asgi app"
     )
