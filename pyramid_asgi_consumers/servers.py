@@ -9,6 +9,7 @@ with ``-`` and ``_`` alike. Logging is the ini's.
 import asyncio
 import contextlib
 import enum
+import inspect
 import logging
 import signal
 import socket
@@ -40,9 +41,10 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
 
     Accesses go to the logger ``daphne.access``, unless ``access_log`` names a file.
 
-    Raises ConfigurationError for an option that Daphne does not know or cannot use, and
-    RuntimeError where it does not start.
+    Raises ConfigurationError for an option that Daphne does not know or cannot use and for an
+    ``app`` of WSGI, and RuntimeError where it does not start.
     """
+    _check_application("daphne", app)
     with _missing(INSTALL.format("daphne")):
         from daphne.access import AccessLogGenerator
         from daphne.cli import CommandLineInterface
@@ -96,9 +98,10 @@ class _AccessLog:
 def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
     """Serve ``app`` with Uvicorn until it is told to stop; ``options`` are its command line's.
 
-    Raises ConfigurationError for an option that Uvicorn does not know or cannot use, and
-    RuntimeError where it does not start.
+    Raises ConfigurationError for an option that Uvicorn does not know or cannot use and for an
+    ``app`` of WSGI, and RuntimeError where it does not start.
     """
+    _check_application("uvicorn", app)
     with _missing(INSTALL.format("uvicorn")):
         import click
         from uvicorn import Config, Server, main, run
@@ -134,9 +137,11 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
 
     ``options`` are the attributes of its configuration file, lists a value per line.
 
-    Raises ConfigurationError for an option that Hypercorn does not know or cannot use, OSError
-    where it cannot listen, and LifespanError where the application does not start.
+    Raises ConfigurationError for an option that Hypercorn does not know or cannot use and for an
+    ``app`` of WSGI, OSError where it cannot listen, and LifespanError where the application does
+    not start.
     """
+    _check_application("hypercorn", app)
     with _missing(INSTALL.format("hypercorn")):
         from hypercorn.asyncio import serve
         from hypercorn.asyncio.run import Runner
@@ -277,6 +282,19 @@ class _Served:
         if send in self.open:
             self.open.discard(send)
             await send({"type": "websocket.close", "code": 1012, "reason": ""})
+
+
+def _check_application(server: str, app: Any) -> None:
+    # A composite or a pipeline of the ini is a WSGI application around ours.
+    # It is looked for as servers do.
+    called = app if inspect.isroutine(app) else app.__call__
+    if not inspect.iscoroutinefunction(called):
+        raise ConfigurationError(
+            f"{server} serves what config.make_asgi_app() returns, not {app!r}. A composite or a"
+            " pipeline of the ini makes a WSGI application of it: put WSGI middleware around the"
+            " pages in main, make_asgi_app(Middleware(config.make_wsgi_app())), mount another ASGI"
+            " application with add_asgi_app, and name the application itself in [app:main]"
+        )
 
 
 # Options.

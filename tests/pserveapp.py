@@ -116,3 +116,14 @@ def main(global_config, **settings):
         config.add_asgi_app("/starlette", Starlette())
         config.add_asgi_lifespan(context)
         return config.make_asgi_app()
+
+
+def around(global_config, **settings):
+    """A factory of WSGI middleware, for a pipeline."""
+    return lambda app: lambda environ, start_response: app(environ, start_response)
+
+
+def composite(loader, global_config, **settings):
+    """A factory of a composite, which is a WSGI application."""
+    app = loader.get_app("app")
+    return lambda environ, start_response: app(environ, start_response)

@@ -12,6 +12,7 @@ import threading
 from functools import partial
 
 import pytest
+from pyramid.exceptions import ConfigurationError
 from pyramid.paster import bootstrap
 
 from pyramid_asgi_consumers import ASGIApplication, servers
@@ -309,6 +310,32 @@ def test_daphne_writes_no_accesses_where_verbosity_is_0(tmp_path):
     with pserve("daphne", tmp_path, options=options, port=port) as server:
         assert clients.get(server, "/").status == 200
     assert "daphne.access" not in server.logged()
+
+
+# Applications that are none of ASGI.
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "composite"])
+def test_a_pipeline_or_a_composite_is_refused(kind, tmp_path):
+    ini = write_ini(tmp_path / "test.ini", "uvicorn")
+    around = {
+        "pipeline": "pipeline = around app\n[filter:around]\nuse = call:tests.pserveapp:around",
+        "composite": "use = call:tests.pserveapp:composite",
+    }
+    text = ini.read_text().replace("[app:main]", "[app:app]")
+    ini.write_text(f"{text}\n[{kind}:main]\n{around[kind]}\n")
+    command = [sys.executable, "-W", "ignore", "-m", "pyramid.scripts.pserve", str(ini)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    expected = rf"{WRONG}uvicorn serves what config\.make_asgi_app\(\) returns, not <function "
+    assert re.match(expected, message), message
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_wsgi_application_is_refused(name):
+    with pytest.raises(ConfigurationError, match=f"{name} serves what .* a pipeline of the ini"):
+        getattr(servers, name)(lambda environ, start_response: [])
 
 
 # The option listen, as waitress has it.
