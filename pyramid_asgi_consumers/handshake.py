@@ -147,12 +147,14 @@ class ExchangeRoutesMapper:
     """``mapper``, which is Pyramid's, but that each exchange gets to its consumer's route.
 
     Those routes are static, so no other request gets there, and none pays for them. ``consumers``
-    is the mapper of the consumers that have them.
+    is the mapper of all consumers.
     """
 
     def __init__(self, mapper: Any, consumers: Iterable[Consumer]) -> None:
         self._mapper = mapper
         self._consumers = consumers
+        #: Whether there is an ASGI application that serves them.
+        self.served = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mapper, name)
@@ -160,12 +162,24 @@ class ExchangeRoutesMapper:
     def __call__(self, request: Request) -> dict[str, Any]:
         exchange = request.environ.get(EXCHANGE)
         if exchange is None or not exchange.claims(request):
+            if not self.served:
+                self._warn()
             return self._mapper(request)
         route = self._mapper.get_route(exchange.route_name)
         info = {"match": dict(exchange.path_params), "route": route}
         if all(predicate(info, request) for predicate in route.predicates):
             return info
         return {"match": None, "route": None}
+
+    def _warn(self) -> None:
+        # Once, and at the first page: nothing tells what main() has returned.
+        self.served = True
+        if declared := [str(consumer) for consumer in self._consumers]:
+            log.warning(
+                "Nobody serves the %s: this is the application of config.make_wsgi_app();"
+                " return config.make_asgi_app() instead",
+                ", the ".join(declared),
+            )
 
     def get_routes(self, include_static: bool = False) -> list[Any]:
         """As Pyramid's, and those of the consumers that would answer the asker.

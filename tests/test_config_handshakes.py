@@ -415,6 +415,58 @@ async def test_rest_of_a_path_is_traversed_as_pyramid_does(config):
 # URLs.
 
 
+# What was forgotten.
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_consumers_that_nobody_serves_are_told_of_once_at_the_first_page(config, caplog):
+    config.add_asgi_consumer("/x", "websocket", consumer)
+    config.add_asgi_consumer("/y", "http", other, permission="open")
+    app = config.make_wsgi_app()
+    assert warnings_of(caplog) == []
+    for _ in range(2):
+        assert Request.blank("/").get_response(app).status_int == 404
+    assert warnings_of(caplog) == [
+        "Nobody serves the websocket consumer /x (function tests.test_config_handshakes.consumer),"
+        " the http consumer /y (function tests.test_config_handshakes.other): this is the"
+        " application of config.make_wsgi_app(); return config.make_asgi_app() instead"
+    ]
+
+
+def test_pages_without_consumers_warn_of_nothing(config, caplog):
+    assert Request.blank("/").get_response(config.make_wsgi_app()).status_int == 404
+    assert warnings_of(caplog) == []
+
+
+def test_pages_of_an_asgi_application_warn_of_nothing(config, caplog):
+    config.add_asgi_consumer("/x", "websocket", consumer)
+    app = config.make_asgi_app(config.make_wsgi_app())
+    assert Request.blank("/").get_response(app.wsgi_app).status_int == 404
+    assert warnings_of(caplog) == []
+
+
+def test_a_permission_without_a_security_policy_is_warned_of(caplog):
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.add_asgi_consumer("/x", "websocket", consumer, permission="open")
+    config.add_asgi_consumer("/y", "websocket", consumer, permission=NO_PERMISSION_REQUIRED)
+    config.add_asgi_consumer("/z", "websocket", consumer)
+    config.make_asgi_app()
+    assert warnings_of(caplog) == [
+        "permission='open' of the websocket consumer /x (function"
+        " tests.test_config_handshakes.consumer) guards nothing: there is no security policy (config.set_security_policy)"
+    ]
+
+
+def test_a_permission_with_a_security_policy_is_not(config, caplog):
+    config.add_asgi_consumer("/x", "websocket", consumer, permission="open")
+    config.make_asgi_app()
+    assert warnings_of(caplog) == []
+
+
 def request_of(app, base="http://example.com"):
     request = Request.blank("/", base_url=base)
     request.registry = app.registry

@@ -1,8 +1,11 @@
 """``config.make_asgi_app``: composes the application."""
 
 import asyncio
+import logging
 
 from pyramid.exceptions import ConfigurationError
+from pyramid.interfaces import IRoutesMapper, ISecurityPolicy
+from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.settings import asbool
 
 from pyramid_asgi_consumers.application import ASGIApplication
@@ -13,6 +16,8 @@ from pyramid_asgi_consumers.interfaces import ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.threads import check_threads
+
+log = logging.getLogger(__name__)
 
 
 def make_asgi_app(config, wsgi_app=None):
@@ -33,6 +38,8 @@ def make_asgi_app(config, wsgi_app=None):
         wsgi_app = config.make_wsgi_app()
     else:
         config.commit()
+    config.registry.getUtility(IRoutesMapper).served = True
+    _warn_of_open_doors(config)
     settings = config.registry.settings
     shutdown_timeout = _number(settings, "asgi.shutdown_timeout", 10, least=0)
     multiprocess = asbool(settings.get("asgi.multiprocess", False))
@@ -64,6 +71,22 @@ def make_asgi_app(config, wsgi_app=None):
         rule,
         _number(settings, "asgi.max_connections", None),
     )
+
+
+def _warn_of_open_doors(config):
+    # Pyramid lets everybody pass where there is no policy.
+    if config.registry.queryUtility(ISecurityPolicy) is not None:
+        return
+    for entry in config.introspector.get_category("asgi consumers", ()):
+        declared = entry["introspectable"]
+        permission = declared["permission"]
+        if permission is not None and permission != NO_PERMISSION_REQUIRED:
+            log.warning(
+                "permission=%r of the %s guards nothing: there is no security policy"
+                " (config.set_security_policy)",
+                permission,
+                declared.title,
+            )
 
 
 def _number(settings, name, default, least=1):
