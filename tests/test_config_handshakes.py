@@ -457,7 +457,8 @@ def test_a_permission_without_a_security_policy_is_warned_of(caplog):
     config.make_asgi_app()
     assert warnings_of(caplog) == [
         "permission='open' of the websocket consumer /x (function"
-        " tests.test_config_handshakes.consumer) guards nothing: there is no security policy (config.set_security_policy)"
+        " tests.test_config_handshakes.consumer) guards nothing: there is no security policy"
+        " (config.set_security_policy)"
     ]
 
 
