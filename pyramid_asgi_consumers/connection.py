@@ -1,5 +1,6 @@
 """One connection to a consumer: its limit and origin, and how it ends when the consumer raises."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from pyramid_asgi_consumers.exceptions import (
 from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Refusal
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.raised import caught, separate
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +93,11 @@ class Endpoint:
 
         denial: tuple[Any, ...] = (403,)
         code = 1000
+        task = asyncio.current_task()
         try:
-            await self.consumer.app(scope, receive, tracked)
-        except Exception as raised:
-            error = _alone(raised)
+            await separate(self.consumer.app(scope, receive, tracked))
+        except BaseException as raised:
+            error = _alone(caught(raised, task))
             if isinstance(error, WebSocketDisconnect) or (
                 isinstance(error, OSError) and _was_raised_by(send, error.__traceback__)
             ):
@@ -108,7 +111,7 @@ class Endpoint:
                 log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
                 denial, code = (error.status,), error.close_code
             else:
-                log.exception("%s failed", self.consumer)
+                log.error("%s failed", self.consumer, exc_info=error)
                 denial, code = (500,), 1011
         if state == "connecting":
             await deny(scope, send, *denial)
@@ -131,27 +134,41 @@ class Endpoint:
     async def _serve_http(
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
-        started = ended = False
+        started = ended = left = False
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal started, ended
-            if message["type"] == "http.response.start":
+            kind = message["type"]
+            if kind == "http.response.start":
                 started = True
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
-            elif message["type"] == "http.response.body":
+            elif kind in _BODIES:
                 ended = not message.get("more_body")
             return send(message)
 
+        async def noting_receive() -> dict[str, Any]:
+            nonlocal left
+            message = await receive()
+            left = message["type"] == "http.disconnect"
+            return message
+
+        task = asyncio.current_task()
         try:
-            await self.consumer.app(scope, receive, tracked)
-        except Exception as error:
+            await separate(self.consumer.app(scope, noting_receive, tracked))
+            if not ended and not left:
+                raise RuntimeError(
+                    f"{self.consumer} returned {'before the end of' if started else 'without'} its"
+                    " response"
+                )
+        except BaseException as raised:
+            error = caught(raised, task)
             if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
                 log.debug("The client of %s had left: %r", self.consumer, error)
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))
             elif ended:
-                log.exception("%s failed after its response", self.consumer)
+                log.error("%s failed after its response", self.consumer, exc_info=error)
             else:
                 await fail(scope, send, started, error)
 
@@ -194,6 +211,11 @@ class Endpoint:
         if full:
             log.warning("503 for %s: max_connections are open", self.consumer)
         return full
+
+
+# The messages that carry a body, or its rest: also those of extensions (ASGI, Zero Copy Send and
+# Path Send).
+_BODIES = frozenset(("http.response.body", "http.response.zerocopysend", "http.response.pathsend"))
 
 
 def _alone(error: Exception) -> Exception:

@@ -7,6 +7,7 @@ from typing import Any
 from pyramid.threadlocal import manager as threadlocals
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.raised import StandIn, carried, contained, original, outcome
 
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
 SERVER = "pyramid_asgi_consumers.server"
@@ -22,7 +23,7 @@ def run_on_loop(
     Returns its result or raises what it raises. It has this thread's contextvars. ``receive`` is
     that of the request, None where somebody else reads it: where the client leaves, the awaitable
     is cancelled and :class:`.ClientDisconnected` raised, an ``Exception``, on which transactions
-    abort.
+    abort. For a ``CancelledError`` of its own a :class:`.StandIn` is raised, an ``Exception``, too.
     """
     coroutine = _until_left(awaitable, receive)
     try:
@@ -30,22 +31,30 @@ def run_on_loop(
     except RuntimeError:
         coroutine.close()
         raise
-    return future.result()
+    try:
+        return future.result()
+    except StandIn as stand_in:
+        error = original(stand_in)
+        if isinstance(error, asyncio.CancelledError):
+            raise
+    # What the loop is not to see is raised as a view without a loop raises it.
+    raise error
 
 
 async def _until_left(awaitable: Awaitable[Any], receive: Receive | None) -> Any:
+    task = asyncio.ensure_future(contained(awaitable))
     if receive is None:
-        return await awaitable
-    task = asyncio.ensure_future(awaitable)
+        return await outcome(task)
     watcher = asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        has_ended = task.done()
     finally:
         task.cancel()
         watcher.cancel()
         await asyncio.wait((task, watcher))
-    if not task.cancelled():
-        return task.result()
+    if has_ended or not task.cancelled():
+        return await outcome(task)
     raise ClientDisconnected("The client left while its view was awaited")
 
 
@@ -56,6 +65,8 @@ async def _left(receive: Receive) -> None:
 
 def run_on_own_loop(awaitable: Awaitable[Any]) -> Any:
     """Run ``awaitable`` on an event loop made for it, in this thread; return its result.
+
+    Raises what it raises, a :class:`.StandIn` for a ``CancelledError``, which is no ``Exception``.
 
     Pyramid's thread-locals are hidden from it, as they are on a server's loop.
     """
@@ -73,6 +84,8 @@ def run_on_own_loop(awaitable: Awaitable[Any]) -> Any:
 async def _alone(awaitable: Awaitable[Any]) -> Any:
     try:
         return await awaitable
+    except asyncio.CancelledError as error:
+        raise carried(error) from error
     finally:
         # Nobody will run what it has started and not awaited.
         left = asyncio.all_tasks() - {asyncio.current_task()}

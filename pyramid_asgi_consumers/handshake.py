@@ -25,8 +25,9 @@ from pyramid_asgi_consumers.cookies import Cookies
 from pyramid_asgi_consumers.coroutines import SERVER
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.response import HOP_BY_HOP, checked_headers
-from pyramid_asgi_consumers.threads import ThreadPool, carried
+from pyramid_asgi_consumers.threads import ThreadPool
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.coroutines import Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.threads import Settler, ThreadPool, carried, settle
+from pyramid_asgi_consumers.raised import carried
+from pyramid_asgi_consumers.threads import Settler, ThreadPool, settle
 
 log = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ from pyramid_asgi_consumers.exceptions import (
     WebSocketDisconnect,
 )
 from pyramid_asgi_consumers.lifespan import Lifespan, running
+from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.threads import ThreadPool
 
 try:
@@ -342,6 +343,8 @@ class _Server:
         self.app.lifespan = Lifespan(app.registry, app.lifespan.factories, self.app.bridge.drain)
         self.users = 0
         self.ended = False
+        #: What the event loop has obeyed: a task of the application has raised it.
+        self.interrupt: BaseException | None = None
         #: Tasks that went on when they were cancelled at the end.
         self.stubborn: set[asyncio.Task[Any]] = set()
         self.news = threading.Condition()
@@ -352,11 +355,23 @@ class _Server:
 
     def _work(self) -> None:
         try:
-            self.loop.run_forever()
+            while not self._serve():
+                pass
             self.loop.run_until_complete(self._end())
         finally:
             self.loop.close()
             self.tell(self._has_ended)
+
+    def _serve(self) -> bool:
+        try:
+            self.loop.run_forever()
+        except BaseException as error:
+            self.tell(self._is_interrupted, error)
+            return False
+        return True
+
+    def _is_interrupted(self, error: BaseException) -> None:
+        self.interrupt = error
 
     def _has_ended(self) -> None:
         self.ended = True
@@ -383,14 +398,19 @@ class _Server:
     def wait(self, until: Callable[[], object], timeout: float | None = None) -> bool:
         """Do the calling thread's jobs until ``until()`` is true; return whether it is.
 
-        Waits at most ``timeout`` seconds, without what the jobs take.
+        Waits at most ``timeout`` seconds, without what the jobs take. Raises what would end a
+        server: a ``SystemExit`` or ``KeyboardInterrupt`` of a task that the application has started
+        itself.
         """
         jobs = self.jobs()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self.news:
                 left = None if deadline is None else deadline - time.monotonic()
-                self.news.wait_for(lambda: until() or jobs, left)
+                self.news.wait_for(lambda: until() or jobs or self.interrupt is not None, left)
+                if self.interrupt is not None:
+                    interrupt, self.interrupt = self.interrupt, None
+                    raise interrupt
                 if until():
                     return True
                 if not jobs:
@@ -499,10 +519,14 @@ class _Call:
     async def serve(self) -> None:
         try:
             await self.server.app(self.scope, self.receive, self.send)
-            if self.scope["type"] == "http" and self._expected:
-                raise RuntimeError("The application returned before the end of its response")
-        except Exception as error:
-            self.error = self.error or error
+            self.check_end()
+        except BaseException as error:
+            self.error = self.error or original(caught(error, self.task))
+
+    def check_end(self) -> None:
+        """Raise RuntimeError where a response has no end."""
+        if self.scope["type"] == "http" and self._expected:
+            raise RuntimeError("The application returned before the end of its response")
 
     async def receive(self) -> dict[str, Any]:
         while not self._received:
@@ -567,6 +591,7 @@ def _watched(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
 
     def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         call = _call.get()
+        suspended = False
         for key, value in call.environ.items():
             if key == "wsgi.errors" or (key not in environ and _header_name(key) is None):
                 environ[key] = value
@@ -574,16 +599,17 @@ def _watched(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
             result = wsgi_app(environ, start_response)
             try:
                 # Not "yield from", which would close it, too.
-                for chunk in result:  # noqa: UP028
+                for chunk in result:
+                    suspended = True
                     yield chunk
+                    suspended = False
             finally:
                 if hasattr(result, "close"):
                     result.close()
-        except GeneratorExit:
-            raise
         except BaseException as error:
-            if not call.in_consumer:
-                call.error = error
+            # Not where this generator is closed.
+            if not call.in_consumer and not suspended:
+                call.error = original(error)
             raise
 
     return watched
@@ -615,11 +641,12 @@ def _watched_consumer(app: Callable[..., Any]) -> Callable[..., Any]:
         call.in_consumer = True
         try:
             await app(scope, receive, send)
+            call.check_end()
         except (HTTPException, WebSocketDisconnect):
             # They say how to end.
             raise
-        except Exception as error:
-            call.error = error
+        except BaseException as error:
+            call.error = original(error)
             raise
 
     return watched

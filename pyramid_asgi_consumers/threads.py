@@ -9,6 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from pyramid_asgi_consumers.raised import carried
+
 log = logging.getLogger(__name__)
 
 
@@ -243,14 +245,3 @@ def settle(future: asyncio.Future, result: object, error: BaseException | None) 
         future.set_result(result)
     else:
         future.set_exception(carried(error))
-
-
-def carried(error: BaseException) -> BaseException:
-    """``error``, or what stands for it where it cannot be raised on an event loop."""
-    # StopIteration cannot be raised into a future, and an exit that one job asked for is not
-    # for the event loop to obey.
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    stand_in = RuntimeError(f"{type(error).__name__} was raised in a worker thread")
-    stand_in.__cause__ = error
-    return stand_in

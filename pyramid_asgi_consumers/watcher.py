@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pyramid_asgi_consumers.raised import StandIn, caught, outcome
+
 # For so many seconds a function may be busy before its client is looked after.
 INTERVAL = 0.5
 
@@ -64,12 +66,16 @@ class Watcher:
 
         Where the client leaves while ``func`` does not receive, ``left`` is called with the
         server's event, ``func`` is cancelled, and this returns when it has ended. Whatever else
-        ``func`` raises is raised here. Cancelling this cancels ``func``.
+        ``func`` raises is raised here, or a :class:`.StandIn` for what a task cannot raise.
+        Cancelling this cancels ``func``.
         """
         was_left = False
 
         async def called() -> None:
-            await func()
+            try:
+                await func()
+            except BaseException as error:
+                raise caught(error, task)  # noqa: B904
 
         def cancel(event: Event) -> None:
             nonlocal was_left
@@ -81,9 +87,9 @@ class Watcher:
         self._cancel = cancel
         self._arm()
         try:
-            await task
-        except asyncio.CancelledError:
-            if not was_left:
+            await outcome(task)
+        except StandIn:
+            if not (was_left and task.cancelled()):
                 raise
         finally:
             self.stop()

@@ -109,6 +109,10 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.ended()
 
+    def interrupt(self) -> None:
+        """Send SIGINT to all its processes, as a terminal does for Ctrl-C."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def ended(self) -> int:
         """Wait for its end; return the exit status."""
         wait_until(lambda: self.process.poll() is not None, "its end", self)

@@ -1006,3 +1006,98 @@ def test_a_consumer_that_blocks_the_loop(monkeypatch):
             monkeypatch.setattr(testing, "TIMEOUT", 0.5)
     release.set()
     consumer.thread.join(20)
+
+
+# What would end a server.
+
+EXITS = [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
+exits = pytest.mark.parametrize("kind", EXITS)
+
+
+@exits
+@pytest.mark.parametrize("which", ["view", "async_view", "chunks"])
+def test_what_would_end_a_server_is_raised_as_the_same_object_by_a_view(which, kind):
+    error = kind(3)
+
+    async def async_view(request):
+        raise error
+
+    def view(request):
+        raise error
+
+    def chunks(request):
+        return Response(app_iter=failing())
+
+    def failing():
+        yield b"some"
+        raise error
+
+    with pytest.raises(kind) as raised:
+        TestApp(make(locals()[which])).get("/")
+    assert raised.value is error
+
+
+@exits
+@pytest.mark.parametrize("started", [False, True])
+def test_what_would_end_a_server_is_raised_as_the_same_object_by_a_consumer(kind, started):
+    error = kind(3)
+
+    async def consumer(scope, receive, send):
+        if started:
+            await ok(send, more_body=True)
+        raise error
+
+    with pytest.raises(kind) as raised:
+        http_app(consumer).get("/http")
+    assert raised.value is error
+
+
+@exits
+def test_what_would_end_a_server_is_the_cause_of_the_disconnect(kind):
+    error = kind(3)
+
+    def work(request):
+        raise error
+
+    async def plain(scope, receive, send):
+        await accept(receive, send)
+        raise error
+
+    async def function(websocket):
+        await websocket.accept()
+        raise error
+
+    async def works(websocket):
+        await websocket.accept()
+        await websocket.run_in_request(work)
+
+    with Configurator() as config:
+        config.include("pyramid_asgi_consumers")
+        config.add_asgi_consumer("/plain", "websocket", plain)
+        config.add_websocket("/function", function)
+        config.add_websocket("/works", works, **OPEN)
+        testapp = TestApp(config.make_asgi_app())
+    for path in ("/plain", "/function", "/works"):
+        with testapp.websocket(path) as websocket:
+            with pytest.raises(WebSocketDisconnect) as disconnected:
+                websocket.receive()
+        assert disconnected.value.code == 1011
+        assert disconnected.value.__cause__ is error
+
+
+@pytest.mark.parametrize("kind", EXITS[:2])
+def test_what_a_task_of_its_own_raises_is_raised_in_the_test(kind):
+    error = kind(3)
+
+    async def background():
+        raise error
+
+    async def consumer(scope, receive, send):
+        consumer.task = asyncio.ensure_future(background())
+        await asyncio.Event().wait()
+
+    with TestApp(make(None, ("/http", "http", consumer))) as testapp:
+        with pytest.raises(kind) as raised:
+            testapp.get("/http")
+    assert raised.value is error
+    assert consumer.task.exception() is error

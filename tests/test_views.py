@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import signal
 import threading
 
 import pytest
@@ -392,3 +393,83 @@ async def test_only_a_disconnect_means_that_the_client_has_left(config):
     request = {"type": "http.request"}
     sent = await run(config.make_asgi_app(), http_scope("/wait"), request, request)
     assert body_of(sent) == b"done"
+
+
+# What an event loop would obey, or take for a cancellation.
+
+
+async def awaits_what_is_cancelled():
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await task
+
+
+def raising_view(error):
+    async def view(request):
+        await asyncio.sleep(0)
+        if error is None:
+            await awaits_what_is_cancelled()
+        raise error
+
+    return view
+
+
+EXITS = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), None]
+
+
+@pytest.mark.parametrize("error", EXITS, ids=repr)
+async def test_what_a_view_raises_does_not_end_the_server(config, error, caplog):
+    config.add_route("raise", "/raise")
+    config.add_view(raising_view(error), route_name="raise")
+    # A server has a handler of its own, under which a KeyboardInterrupt is not the user's.
+    before = signal.signal(signal.SIGINT, lambda *args: None)
+    try:
+        assert (await over_asgi(config.make_asgi_app(), "/raise")).status == 500
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caplog.messages == ["GET '/raise' failed"]
+
+
+@pytest.mark.parametrize("error", EXITS[:3], ids=repr)
+async def test_tweens_see_what_a_view_raises(config, error):
+    config.add_route("raise", "/raise")
+    config.add_view(raising_view(error), route_name="raise")
+    seen = []
+
+    def middleware(environ, start_response):
+        try:
+            return wsgi_app(environ, start_response)
+        except BaseException as raised:
+            seen.append(raised)
+            raise
+
+    wsgi_app = config.make_wsgi_app()
+    before = signal.signal(signal.SIGINT, lambda *args: None)
+    try:
+        await over_asgi(config.make_asgi_app(middleware), "/raise")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [error]
+
+
+async def test_a_cancelled_error_of_a_view_is_an_exception(config, get):
+    config.add_route("cancelled", "/cancelled")
+    config.add_view(raising_view(None), route_name="cancelled")
+
+    def on_error(error, request):
+        return Response(f"{error} {type(error.__cause__).__name__}", status=500)
+
+    config.add_exception_view(on_error, context=RuntimeError)
+    answer = await get(config.make_asgi_app(), "/cancelled")
+    assert answer.text == "The application raised CancelledError CancelledError"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), None], ids=repr)
+async def test_what_an_async_forbidden_view_raises_refuses_a_handshake(config, error, caplog):
+    view = raising_view(error)
+    config.add_forbidden_view(lambda forbidden, request: view(request))
+    config.add_asgi_consumer("/ws", "websocket", function, permission="see")
+    sent = await run(config.make_asgi_app(), websocket_scope(), {"type": "websocket.connect"})
+    assert sent[0]["status"] == 500
+    (message,) = caplog.messages
+    assert message.startswith("The handshake of websocket consumer /ws ")

@@ -1,0 +1,117 @@
+"""What user code raises that an event loop would obey, or a caller take for its own.
+
+``SystemExit`` and ``KeyboardInterrupt`` end an event loop, whichever task raises them; a
+``CancelledError`` passes for a cancellation by the server. On an event loop a :class:`StandIn` is
+raised instead, where it is known that the code itself is to blame.
+"""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+#: Whether tasks count how often they were cancelled, as they do from Python 3.11 on.
+COUNTED = hasattr(asyncio.Task, "cancelling")
+
+
+class StandIn(RuntimeError):
+    """Stands for its ``__cause__``, which cannot be raised on an event loop."""
+
+
+def carried(error: BaseException) -> BaseException:
+    """``error``, or what stands for it where it cannot be raised on an event loop."""
+    # StopIteration cannot be raised into a future, and an exit that one job asked for is not
+    # for the event loop to obey.
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    stand_in = StandIn(f"The application raised {type(error).__name__}: {error}".rstrip(": "))
+    stand_in.__cause__ = error
+    return stand_in
+
+
+def original(error: BaseException) -> BaseException:
+    """What was raised first, where ``error`` stands for it."""
+    return error.__cause__ if isinstance(error, StandIn) else error
+
+
+def caught(error: BaseException, task: Any) -> BaseException:
+    """What ``error``, which code raised that ``task`` awaits, is on the event loop.
+
+    Raises ``error`` where it comes from elsewhere: the task was cancelled, its coroutine is closed
+    as nobody runs it any more, or somebody has pressed Ctrl-C.
+    """
+    if not isinstance(error, Exception) and _is_from_elsewhere(error, task):
+        raise error
+    return carried(error)
+
+
+def _is_from_elsewhere(error: BaseException, task: Any) -> bool:
+    if isinstance(error, asyncio.CancelledError):
+        # Python 3.10 cannot tell: see separate().
+        return not COUNTED or task.cancelling() > 0
+    if isinstance(error, GeneratorExit):
+        return asyncio._get_running_loop() is None or asyncio.current_task() is not task
+    if isinstance(error, KeyboardInterrupt):
+        return _is_of_a_signal(error)
+    return False
+
+
+def _is_of_a_signal(error: KeyboardInterrupt) -> bool:
+    # Servers have handlers of their own, which raise nothing. Python's raises it wherever the main
+    # thread is, and so does that of asyncio.Runner when the signal comes again.
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_code.co_name == "_on_sigint"
+
+
+async def contained(awaitable: Awaitable[Any]) -> Any:
+    """Await ``awaitable``, in a task of its own, so that what it raises does not end the loop."""
+    task = asyncio.current_task()
+    try:
+        return await awaitable
+    except BaseException as error:
+        raise caught(error, task)  # noqa: B904
+
+
+async def outcome(task: "asyncio.Task[Any]") -> Any:
+    """Wait for ``task``; return its result, or raise what it has raised.
+
+    Cancelling this cancels ``task``, and waits for its end. Where it ends by a ``CancelledError``
+    without that, a :class:`StandIn` is raised.
+    """
+    # To await the task itself would cancel it with the caller, and raise the same for both.
+    ended = asyncio.get_running_loop().create_future()
+    task.add_done_callback(lambda task: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    except asyncio.CancelledError:
+        await _cancelled(task)
+        if task.cancelled():
+            raise
+    try:
+        return task.result()
+    except asyncio.CancelledError as error:
+        raise carried(error) from error
+
+
+async def _cancelled(task: "asyncio.Task[Any]") -> None:
+    while not task.done():
+        task.cancel()
+        # Where the caller is cancelled again, so is the task.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+
+
+def separate(awaitable: Awaitable[Any]) -> Awaitable[Any]:
+    """What to await for ``awaitable``, so that :func:`caught` knows what is its own.
+
+    On Python 3.10 that takes a task.
+    """
+    return awaitable if COUNTED else outcome(asyncio.ensure_future(contained(awaitable)))

@@ -1,0 +1,210 @@
+"""The application of ``test_errors_servers.py``: what raises what it should not, and what hangs."""
+
+import asyncio
+import logging
+import sys
+from contextlib import asynccontextmanager
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid.security import NO_PERMISSION_REQUIRED
+
+from pyramid_asgi_consumers import run_in_request
+
+logging.basicConfig(
+    level=logging.INFO,
+    format="%(levelname)s [%(name)s] %(message)s",
+    stream=sys.stderr,
+    force=True,
+)
+# Hypercorn writes its own as well, and would be seen twice.
+logging.root.handlers[0].addFilter(lambda record: record.name != "hypercorn.error")
+log = logging.getLogger("errorsapp")
+
+
+async def cancelled():
+    """Await a task that somebody else cancels."""
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await task
+
+
+async def fail(kind):
+    """Raise what an event loop would take for its own."""
+    await asyncio.sleep(0)
+    if kind == "cancel":
+        await cancelled()
+    raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "close": GeneratorExit()}[kind]
+
+
+# Pages.
+
+
+def home(request):
+    return Response("A page")
+
+
+async def view(request):
+    await fail(request.matchdict["kind"])
+
+
+async def stubborn_view(request):
+    log.info("The view began")
+    await swallow()
+
+
+# Consumers. A consumer's ``when`` is before or after its answer began.
+
+
+async def websocket_function(websocket):
+    if websocket.path_params["when"] == "late":
+        await websocket.accept()
+    await fail(websocket.path_params["kind"])
+
+
+async def websocket_consumer(scope, receive, send):
+    await receive()
+    if scope["path_params"]["when"] == "late":
+        await send({"type": "websocket.accept"})
+    await fail(scope["path_params"]["kind"])
+
+
+async def http_consumer(scope, receive, send):
+    if scope["path_params"]["when"] == "late":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+    await fail(scope["path_params"]["kind"])
+
+
+def work(request, kind):
+    raise {
+        "exit": SystemExit(3),
+        "interrupt": KeyboardInterrupt(),
+        "close": GeneratorExit(),
+        "cancel": asyncio.CancelledError(),
+    }[kind]
+
+
+async def in_request(websocket):
+    await websocket.accept()
+    await run_in_request(websocket.scope, work, websocket.path_params["kind"])
+
+
+class Guard:
+    """Refuses a handshake by raising what is no ``Exception``."""
+
+    def __init__(self, request):
+        if request.matchdict["kind"] != "none":
+            work(request, request.matchdict["kind"])
+
+
+async def guarded(websocket):
+    await websocket.accept()
+
+
+async def relaying(websocket):
+    await websocket.accept()
+    async with websocket.relay("news"):
+        await fail(websocket.path_params["kind"])
+
+
+async def silent(scope, receive, send):
+    """Returns without a response."""
+
+
+async def unended(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"some", "more_body": True})
+
+
+async def leaving(scope, receive, send):
+    """Returns without a response when its client has left."""
+    log.info("leaving waits")
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    log.info("leaving has left")
+
+
+async def head(scope, receive, send):
+    headers = [(b"content-length", b"4")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(
+        {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else b"four"}
+    )
+
+
+async def path_send(scope, receive, send):
+    """Sends this file by its path, where the server can."""
+    if "http.response.pathsend" not in scope.get("extensions", ()):
+        return await head(scope, receive, send)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.pathsend", "path": __file__})
+
+
+# What does not end.
+
+
+async def swallow():
+    """Go on whenever it is cancelled."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            log.info("A cancellation is swallowed")
+
+
+async def stubborn_function(websocket):
+    await websocket.accept()
+    await swallow()
+
+
+async def stubborn_consumer(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    await swallow()
+
+
+async def stubborn_stream(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"some", "more_body": True})
+    await swallow()
+
+
+async def echo(websocket):
+    await websocket.accept()
+    async for message in websocket:
+        await websocket.send(message)
+
+
+@asynccontextmanager
+async def context(registry):
+    yield
+    log.info("The context is left")
+
+
+def main(global_config=None, **settings):
+    with Configurator(settings=settings) as config:
+        config.include("pyramid_asgi_consumers")
+        config.add_route("home", "/")
+        config.add_view(home, route_name="home")
+        config.add_route("view", "/view/{kind}")
+        config.add_view(view, route_name="view")
+        config.add_route("stubborn", "/stubborn/view")
+        config.add_view(stubborn_view, route_name="stubborn")
+        config.add_websocket("/function/{when}/{kind}", websocket_function)
+        config.add_asgi_consumer("/consumer/{when}/{kind}", "websocket", websocket_consumer)
+        config.add_asgi_consumer("/http/{when}/{kind}", "http", http_consumer)
+        config.add_websocket("/request/{kind}", in_request, permission=NO_PERMISSION_REQUIRED)
+        config.add_websocket("/guarded/{kind}", guarded, factory=Guard)
+        config.add_websocket("/relay/{kind}", relaying)
+        for consumer in (silent, unended, leaving, head, path_send):
+            config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
+        config.add_websocket("/stubborn/function", stubborn_function)
+        config.add_asgi_consumer("/stubborn/consumer", "websocket", stubborn_consumer)
+        config.add_asgi_consumer("/stubborn/stream", "http", stubborn_stream)
+        config.add_websocket("/echo", echo)
+        config.add_asgi_lifespan(context)
+        return config.make_asgi_app()
+
+
+app = main(**{"asgi.shutdown_timeout": "1"})

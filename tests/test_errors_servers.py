@@ -1,0 +1,141 @@
+"""What raises what it should not, or does not end, on every ASGI server: see ``errorsapp.py``."""
+
+import contextlib
+
+import pytest
+
+from tests import clients
+from tests.servers import COMMANDS, TRACEBACK, running, wait_until
+from tests.test_servers import CANNOT, DENIAL
+
+APP = "tests.errorsapp:app"
+
+#: What is raised, and what the log says of it.
+KINDS = {
+    "exit": "SystemExit: 3",
+    "interrupt": "KeyboardInterrupt",
+    "close": "GeneratorExit",
+    "cancel": "CancelledError",
+}
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(request, tmp_path_factory):
+    with running(request.param, tmp_path_factory.mktemp(request.param), APP) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def logged(server, *texts):
+    """Wait for ``texts`` in what the server writes from now on; it still serves afterwards."""
+    since = server.position()
+    yield
+    for text in texts:
+        wait_until(lambda text=text: text in server.logged(since), f"{text!r} in the log", server)
+    assert clients.get(server, "/").body == b"A page"
+
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@kinds
+def test_an_async_view(server, kind):
+    with logged(server, f"'/view/{kind}' failed", KINDS[kind]):
+        answer = clients.get(server, f"/view/{kind}")
+    assert (answer.status, answer.whole) == (500, True)
+
+
+@kinds
+@pytest.mark.parametrize("what", ["function", "consumer"])
+def test_a_websocket_that_is_open(server, what, kind):
+    with logged(server, f"/{what}/{{when}}/{{kind}} (", KINDS[kind]):
+        with clients.websocket(server, f"/{what}/late/{kind}") as websocket:
+            assert clients.closed(websocket).code == 1011
+
+
+@kinds
+@pytest.mark.parametrize("what", ["function", "consumer"])
+def test_a_websocket_that_is_not_open_yet(server, what, kind):
+    with logged(server, f"/{what}/{{when}}/{{kind}} (", KINDS[kind]):
+        status = clients.handshake_status(server, f"/{what}/early/{kind}")
+    assert status == (403 if server.name in CANNOT[DENIAL] else 500)
+
+
+@kinds
+def test_an_http_consumer(server, kind):
+    with logged(server, f"/http/early/{kind}' failed", KINDS[kind]):
+        answer = clients.get(server, f"/http/early/{kind}")
+    assert (answer.status, answer.whole) == (500, True)
+
+
+@kinds
+def test_an_http_consumer_whose_response_has_begun_is_broken_off(server, kind):
+    with logged(server, KINDS[kind]):
+        assert not clients.get(server, f"/http/late/{kind}").whole
+
+
+@kinds
+@pytest.mark.parametrize("path", ["/request", "/relay"])
+def test_the_work_of_a_websocket(server, path, kind):
+    with logged(server, f"{path}/{{kind}} (", KINDS[kind]):
+        with clients.websocket(server, f"{path}/{kind}") as websocket:
+            assert clients.closed(websocket).code == 1011
+
+
+@kinds
+def test_a_handshake(server, kind):
+    with logged(server, "The handshake of ", KINDS[kind]):
+        status = clients.handshake_status(server, f"/guarded/{kind}")
+    assert status == (403 if server.name in CANNOT[DENIAL] else 500)
+
+
+def test_an_http_consumer_that_returns_without_a_response(server):
+    with logged(server, "/silent (function tests.errorsapp.silent) returned without its response"):
+        answer = clients.get(server, "/silent")
+    assert (answer.status, answer.whole) == (500, True)
+
+
+def test_an_http_consumer_that_returns_before_the_end_of_its_response(server):
+    line = "/unended (function tests.errorsapp.unended) returned before the end of its response"
+    with logged(server, line), clients.raw(server) as connection:
+        connection.settimeout(1)
+        connection.sendall(b"GET /unended HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(65536):
+                received += chunk
+    assert b"\r\n0\r\n" not in received
+
+
+def test_an_http_consumer_whose_client_has_left_owes_nothing(server):
+    with logged(server, "leaving has left"):
+        since = server.position()
+        with clients.raw(server) as connection:
+            connection.sendall(b"GET /leaving HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_until(lambda: "leaving waits" in server.logged(since), "the consumer", server)
+            clients.leave(connection)
+    assert TRACEBACK not in server.logged(since)
+    assert "ERROR" not in server.logged(since)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/head", "/path_send"])
+def test_a_response_that_has_ended_is_left_alone(server, path, method):
+    since = server.position()
+    answer = clients.get(server, path, method=method)
+    assert (answer.status, answer.whole) == (200, True)
+    assert clients.get(server, "/").status == 200
+    assert TRACEBACK not in server.logged(since)
+
+
+# The end.
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_stops_it_with_open_connections(name, tmp_path):
+    with running(name, tmp_path, APP) as server, clients.websocket(server, "/echo") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(clients.DEADLINE) == "hello"
+        server.interrupt()
+        clients.closed(websocket)
+        server.ended()
