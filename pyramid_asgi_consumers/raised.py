@@ -98,7 +98,9 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
     try:
         return task.result()
     except asyncio.CancelledError as error:
-        raise carried(error) from error
+        # Python 3.10 makes a new one, whose context is what was raised.
+        first = error if COUNTED else error.__context__ or error
+        raise carried(first) from first
 
 
 async def _cancelled(task: "asyncio.Task[Any]") -> None:

@@ -468,7 +468,7 @@ async def test_a_cancelled_error_of_a_view_is_an_exception(config, get):
 async def test_what_an_async_forbidden_view_raises_refuses_a_handshake(config, error, caplog):
     view = raising_view(error)
     config.add_forbidden_view(lambda forbidden, request: view(request))
-    config.add_asgi_consumer("/ws", "websocket", function, permission="see")
+    config.add_websocket("/ws", function, permission="see")
     sent = await run(config.make_asgi_app(), websocket_scope(), {"type": "websocket.connect"})
     assert sent[0]["status"] == 500
     (message,) = caplog.messages
