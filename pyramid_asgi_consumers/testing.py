@@ -5,11 +5,14 @@ an event loop in a thread of its own for as long as something is open; :class:`_
 the application.
 """
 
+import _socket
 import asyncio
 import contextvars
 import copy
+import io
 import json
 import math
+import socket
 import threading
 import time
 from collections import deque
@@ -20,16 +23,18 @@ from typing import Any
 from urllib.parse import quote
 
 from pyramid.httpexceptions import HTTPException
-from webob import Response
 from webob.headers import ResponseHeaders
+from webob.util import status_generic_reasons, status_reasons
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.connection import Limit
+from pyramid_asgi_consumers.environ import DEFAULT_PORTS
 from pyramid_asgi_consumers.exceptions import (
     ClientDisconnected,
     WebSocketDenied,
     WebSocketDisconnect,
 )
+from pyramid_asgi_consumers.handshake import EXCHANGE
 from pyramid_asgi_consumers.lifespan import Lifespan, running
 from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.threads import ThreadPool
@@ -62,7 +67,9 @@ class TestApp(webtest.TestApp):
     application; the other arguments are WebTest's. Every request is an ASGI call, which the
     application answers as it would on a server, but that views run in the thread of the test, with
     the keys of ``extra_environ`` in their environ. What a view or an http consumer raises is raised
-    in the test. ``lint`` checks the WSGI application behind the bridge, too.
+    in the test. Headers are named as the view wrote them, and the status has its reason; what a
+    view puts into its environ is in ``response.request.environ``. ``lint`` checks the WSGI
+    application behind the bridge, too.
 
     As a context manager it runs the application's lifespan, and keeps one event loop until the end;
     otherwise there is one from each outermost call, or open websocket, to its end.
@@ -103,8 +110,10 @@ class TestApp(webtest.TestApp):
         return response
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        length = environ.get("CONTENT_LENGTH")
-        body = environ["wsgi.input"].read(*([int(length)] if length else []))
+        length = _number(environ.get("CONTENT_LENGTH"))
+        body = environ["wsgi.input"].read(*([] if length is None else [length]))
+        # The test may read it, too, in response.request.
+        environ["wsgi.input"] = io.BytesIO(body)
         with self._serving() as server:
             call = _Call(server, _scope(environ, "http"), environ, _requests(body))
             try:
@@ -112,10 +121,11 @@ class TestApp(webtest.TestApp):
                 server.wait(lambda: call.done)
             finally:
                 call.cancel()
+                call.hand_back()
         if call.error is not None:
             raise call.error
         start, *bodies = call.sent
-        start_response(Response(status=start["status"]).status, _decoded(start))
+        start_response(call.status_line(start["status"]), call.decoded(start))
         return [b"".join(message.get("body", b"") for message in bodies)]
 
     @contextmanager
@@ -288,8 +298,10 @@ class TestWebSocket:
     def _open(self, request: Any) -> None:
         message = self._next(TIMEOUT, "the answer to the handshake")
         accepted = message["type"] == "websocket.accept"
+        call = self._call
+        status = 101 if accepted else message.get("status", 403)
         response = request.ResponseClass(
-            status=101 if accepted else message.get("status", 403), headerlist=_decoded(message)
+            status=call.status_line(status), headerlist=call.decoded(message)
         )
         if message["type"] == "websocket.http.response.start":
             more = True
@@ -303,7 +315,7 @@ class TestWebSocket:
         if not accepted:
             response.request = request
             response.test_app = self.testapp
-            raise WebSocketDenied(response) from self._call.error
+            raise WebSocketDenied(response) from call.error
         self.headers = response.headers
         self.accepted_subprotocol = message.get("subprotocol")
 
@@ -349,7 +361,7 @@ class _Server:
         self.stubborn: set[asyncio.Task[Any]] = set()
         self.news = threading.Condition()
         self._jobs: dict[int, deque[Callable[[], object]]] = {}
-        self.loop = asyncio.new_event_loop()
+        self.loop = _new_event_loop()
         self._thread = threading.Thread(target=self._work, name="testapp", daemon=True)
         self._thread.start()
 
@@ -421,7 +433,7 @@ class _Server:
             if deadline is not None:
                 deadline += time.monotonic() - began
 
-    def run(self, coroutine: Coroutine[Any, Any, Any], environ: Mapping[str, Any]) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, Any], environ: dict[str, Any]) -> Any:
         """Run ``coroutine`` on the loop; return what it returns, raise what it raises."""
         call = _Call(self, {}, environ)
         call.start(coroutine)
@@ -446,16 +458,16 @@ class _Server:
 class _Call:
     """One call of the application: what the server does for it.
 
-    ``environ`` has what the scope does not carry; ``messages`` are what the application receives
-    at first. :meth:`start`, :meth:`cancel`, :meth:`deliver` and :meth:`leave` are for the test's
-    thread, which made it; all else is for the event loop's.
+    ``environ`` is that of the test's request, from which ``scope`` was made; ``messages`` are what
+    the application receives at first. :meth:`serve`, :meth:`receive` and :meth:`send` are for the
+    event loop's thread; all else is for the test's, which made it.
     """
 
     def __init__(
         self,
         server: _Server,
         scope: dict[str, Any],
-        environ: Mapping[str, Any],
+        environ: dict[str, Any],
         messages: Iterable[dict[str, Any]] = (),
     ) -> None:
         self.server = server
@@ -477,6 +489,11 @@ class _Call:
         # The loop's time from which sending fails.
         self._gone_at = math.inf
         self._expected = _EXPECTED.get(scope.get("type"), {})
+        # The environ of a page, before the application had it and now.
+        self._page: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        # What the WSGI application wrote last, and a message of ASGI has no place for.
+        self._status = ""
+        self._names: dict[str, str] = {}
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run ``coroutine``, in the context of the test's thread."""
@@ -515,6 +532,58 @@ class _Call:
             self._farewell = {"type": "websocket.disconnect", "code": code, "reason": reason}
             self._gone_at = self.server.loop.time() + GRACE
             self._arrived.set()
+
+    def environ_of(self, served: dict[str, Any]) -> dict[str, Any]:
+        """The environ of a Pyramid request: ``served``, by the server, and what the test's says."""
+        environ = dict(served)
+        for key, value in self.environ.items():
+            if key in _SERVERS or (key.startswith("wsgi.") and key in served):
+                continue
+            # The server may have changed a header, or left it out.
+            if _header_name(key) is None or not value or served.get(key) == _sendable(value):
+                environ[key] = value
+        if "wsgi.errors" in self.environ:
+            environ["wsgi.errors"] = self.environ["wsgi.errors"]
+        if EXCHANGE not in environ:
+            self._page = dict(environ), environ
+        return environ
+
+    def hand_back(self) -> None:
+        """Put into the test's environ what the application has made of a page's, as WSGI does."""
+        before, after = self._page
+        for key in before.keys() - after.keys():
+            self.environ.pop(key, None)
+        for key, value in after.items():
+            if key not in _STREAMS and value is not before.get(key, _NOTHING):
+                self.environ[key] = value
+
+    def noting(self, start_response: Callable[..., Any]) -> Callable[..., Any]:
+        """``start_response`` for the WSGI application."""
+
+        def start(status: Any, headers: Any, *exc_info: Any) -> Any:
+            # WebTest takes bytes.
+            status = status.decode("latin-1") if isinstance(status, bytes) else status
+            write = start_response(status, headers, *exc_info)
+            self._status = status
+            self._names = {name.lower(): name for name, _ in headers}
+            return write
+
+        return start
+
+    def status_line(self, status: int) -> str:
+        """The status with the reason of the view, where it is the view's."""
+        if self._status.startswith(str(status)):
+            return self._status
+        reason = status_reasons.get(status) or status_generic_reasons.get(status // 100, "Unknown")
+        return f"{status} {reason}"
+
+    def decoded(self, message: dict[str, Any]) -> list[tuple[str, str]]:
+        """The headers of ``message``, with names as a WSGI application writes them."""
+        headers = []
+        for name, value in message.get("headers") or ():
+            name = name.decode("latin-1")
+            headers.append((self._names.get(name) or name.title(), value.decode("latin-1")))
+        return headers
 
     async def serve(self) -> None:
         try:
@@ -591,10 +660,9 @@ def _watched(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
 
     def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         call = _call.get()
+        environ = call.environ_of(environ)
+        start_response = call.noting(start_response)
         suspended = False
-        for key, value in call.environ.items():
-            if key == "wsgi.errors" or (key not in environ and _header_name(key) is None):
-                environ[key] = value
         try:
             result = wsgi_app(environ, start_response)
             try:
@@ -652,32 +720,76 @@ def _watched_consumer(app: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
+# What the server decides.
+_SERVERS = frozenset(("PATH_INFO", "REQUEST_METHOD", "SCRIPT_NAME", "SERVER_PROTOCOL"))
+# What is the server's and the application's own.
+_STREAMS = frozenset(("wsgi.errors", "wsgi.input"))
+_NOTHING = object()
+
+
 def _scope(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """What a server would make of the request that ``environ`` describes."""
-    root_path = environ.get("SCRIPT_NAME", "").encode("latin-1")
-    path = root_path + environ.get("PATH_INFO", "").encode("latin-1") or b"/"
+    text = {key: _sendable(value) for key, value in environ.items() if key in _DESCRIBING}
+    root_path = text.get("SCRIPT_NAME", "").encode("latin-1")
+    path = root_path + text.get("PATH_INFO", "").encode("latin-1") or b"/"
+    scheme = environ["wsgi.url_scheme"]
+    port = _number(text["SERVER_PORT"])
     named = ((_header_name(key), value) for key, value in environ.items())
     scope = {
         "type": kind,
         "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": environ["SERVER_PROTOCOL"].partition("/")[2],
-        "scheme": environ["wsgi.url_scheme"],
+        "http_version": text["SERVER_PROTOCOL"].partition("/")[2],
+        "scheme": scheme,
         "path": path.decode("utf-8", "replace"),
         "raw_path": quote(path, "/:@!$&'()*+,;=~").encode(),
-        "query_string": environ["QUERY_STRING"].encode("latin-1"),
+        "query_string": text.get("QUERY_STRING", "").encode("latin-1"),
         "root_path": root_path.decode("utf-8", "replace"),
-        "headers": [(name, value.encode("latin-1")) for name, value in named if name and value],
+        "headers": [
+            (name, _sendable(value).encode("latin-1")) for name, value in named if name and value
+        ],
         "client": None,
-        "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
+        "server": (
+            text["SERVER_NAME"],
+            int(DEFAULT_PORTS.get(scheme, 80)) if port is None else port,
+        ),
     }
-    if "REMOTE_ADDR" in environ:
-        scope["client"] = (environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT") or 0))
+    if "REMOTE_ADDR" in text:
+        scope["client"] = (text["REMOTE_ADDR"], _number(text.get("REMOTE_PORT")) or 0)
     if kind == "http":
-        scope["method"] = environ["REQUEST_METHOD"].upper()
+        scope["method"] = text["REQUEST_METHOD"].upper()
     else:
         scope["scheme"] = {"http": "ws", "https": "wss"}[scope["scheme"]]
         scope["extensions"] = {"websocket.http.response": {}}
     return scope
+
+
+_DESCRIBING = _SERVERS | {
+    "QUERY_STRING",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "SERVER_NAME",
+    "SERVER_PORT",
+}
+
+
+def _sendable(value: Any) -> str:
+    """What the server gets of a value of an environ: text that is latin-1, as WSGI has it."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    text = str(value)
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode().decode("latin-1")
+    return text
+
+
+def _number(value: Any) -> int | None:
+    """``value`` as a number, None where it is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _header_name(key: str) -> bytes | None:
@@ -695,7 +807,20 @@ def _requests(body: bytes) -> Iterator[dict[str, Any]]:
         yield {"type": "http.request", "body": body[start : start + BLOCK], "more_body": more}
 
 
-def _decoded(message: dict[str, Any]) -> list[tuple[str, str]]:
-    # Names as WSGI applications write them, for tests that look at the list.
-    headers = message.get("headers") or ()
-    return [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in headers]
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    # pytest-socket 0.8 (--disable-socket) forbids sockets by a class in the place of Python's.
+    if socket.socket.__module__ == "socket":
+        return asyncio.new_event_loop()
+    return _UnguardedLoop()
+
+
+class _UnguardedLoop(asyncio.SelectorEventLoop):
+    """Wakes itself through sockets of its own, which lead nowhere else."""
+
+    def _make_self_pipe(self) -> None:
+        # asyncio makes them by socket.socketpair(), and knows no other way.
+        self._ssock, self._csock = _socket.socketpair()
+        self._ssock.setblocking(False)
+        self._csock.setblocking(False)
+        self._internal_fds += 1
+        self._add_reader(self._ssock.fileno(), self._read_from_self)

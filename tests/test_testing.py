@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import webtest
 from pyramid.config import Configurator
-from pyramid.httpexceptions import HTTPConflict, HTTPFound
+from pyramid.httpexceptions import HTTPConflict, HTTPFound, HTTPUnauthorized
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.threadlocal import get_current_request
@@ -259,6 +259,11 @@ def test_a_body_without_a_length_is_sent_whole():
     assert testapp.do_request(request).body == b"x" * 700_000
 
 
+def test_a_length_that_is_no_number_is_refused_as_on_a_server():
+    testapp = TestApp(make(lambda request: Response()), lint=False)
+    testapp.get("/", extra_environ={"CONTENT_LENGTH": "many"}, status=400)
+
+
 # Http consumers.
 
 
@@ -307,6 +312,53 @@ def test_an_http_exception_before_the_response_is_the_response():
         raise HTTPConflict("taken")
 
     assert "taken" in http_app(consumer).get("/http", status=409)
+
+
+def test_an_http_exception_says_its_headers_in_the_usual_case():
+    async def consumer(scope, receive, send):
+        raise HTTPUnauthorized(headers=[("WWW-Authenticate", "Basic")])
+
+    response = http_app(consumer).get("/http", status=401)
+    assert ("Www-Authenticate", "Basic") in response.headerlist
+
+
+@pytest.mark.parametrize("status, line", [(299, "299 Success"), (599, "599 Unknown Server Error")])
+def test_a_status_without_a_name(status, line):
+    async def consumer(scope, receive, send):
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body"})
+
+    assert http_app(consumer).get("/http", status="*").status == line
+
+
+def test_the_scope_of_an_odd_environ_is_one_that_a_server_could_send():
+    scopes = []
+
+    async def consumer(scope, receive, send):
+        scopes.append(scope)
+        await ok(send)
+
+    testapp = http_app(consumer)
+    environ = {
+        "REMOTE_ADDR": b"192.0.2.1",
+        "REMOTE_PORT": "many",
+        "SERVER_NAME": "\u0416",
+        "SERVER_PORT": "",
+        "HTTP_X_BYTES": b"\xff",
+        "HTTP_X_TEXT": "\u0416",
+        "HTTP_X_EMPTY": "",
+        "QUERY_STRING": "\u0416",
+        "PATH_INFO": "/http",
+    }
+    testapp.request("/http", environ=environ)
+    testapp.request("/http", environ={**environ, "wsgi.url_scheme": "https"})
+    (scope, over_tls) = scopes
+    assert scope["client"] == ("192.0.2.1", 0)
+    assert scope["server"] == ("\xd0\x96", 80)
+    assert over_tls["server"] == ("\xd0\x96", 443)
+    headers = {name: value for name, value in scope["headers"] if name.startswith(b"x-")}
+    assert headers == {b"x-bytes": b"\xff", b"x-text": b"\xd0\x96"}
+    assert scope["query_string"] == b"\xd0\x96"
 
 
 def test_an_http_exception_during_the_response_is_raised():
@@ -749,6 +801,45 @@ def test_handshake_and_work_run_in_the_thread_of_the_test_while_it_waits():
         websocket.send("")
     assert websocket.receive() == "b"
     assert set(threads) == {threading.current_thread()}
+
+
+def test_a_handshake_and_its_work_have_what_the_test_says_each_in_its_own_environ():
+    seen = []
+
+    def factory(request):
+        environ = request.environ
+        keys = ("HTTP_X_TEXT", "REMOTE_USER", "SERVER_PORT", "CONTENT_LENGTH", "HTTP_COOKIE")
+        seen.append([environ.get(key) for key in keys])
+        assert "my.note" not in environ
+        environ["my.note"] = True
+        cookie = str(len(seen))
+        request.add_response_callback(lambda request, response: response.set_cookie("b", cookie))
+
+    async def consumer(scope, receive, send):
+        await run_in_request(scope, lambda request: None)
+        await run_in_request(scope, lambda request: None)
+        await ok(send)
+
+    testapp = http_app(consumer, factory=factory)
+    testapp.set_cookie("a", "1")
+    environ = {"HTTP_X_TEXT": "\u0416", "REMOTE_USER": b"otto", "SERVER_PORT": ""}
+    response = testapp.post("/http", b"body", extra_environ=environ)
+    own = ["\u0416", b"otto", "", "0"]
+    cookies = [each.pop().replace('"', "") for each in seen]
+    assert seen == [own] * 3
+    assert cookies == ["a=1", "a=1; b=1", "a=1; b=2"]
+    assert "my.note" not in response.request.environ
+
+
+def test_a_refused_handshake_says_what_the_view_wrote():
+    def factory(request):
+        raise refusal
+
+    refusal = HTTPUnauthorized(headers=[("WWW-Authenticate", "Basic")])
+    refusal.status = "401 Token expired"
+    response = denial(websocket_app(echo, factory=factory), "/ws").response
+    assert response.status == "401 Token expired"
+    assert ("WWW-Authenticate", "Basic") in response.headerlist
 
 
 def test_the_time_of_the_work_does_not_count():

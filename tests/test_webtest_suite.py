@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import webtest
+from pyramid.config import Configurator
 
 from pyramid_asgi_consumers.testing import TestApp
 from tests import notebook
@@ -26,6 +27,39 @@ def make(request):
 def testapp(make):
     cls, app = make
     return cls(app, relative_to=os.path.dirname(__file__))
+
+
+@pytest.fixture
+def over(make):
+    """Makes a ``TestApp`` over any WSGI application."""
+    cls, _ = make
+
+    def over(wsgi_app, **kw):
+        if cls is webtest.TestApp:
+            return cls(wsgi_app, **kw)
+        with Configurator() as config:
+            config.include("pyramid_asgi_consumers")
+            return cls(config.make_asgi_app(wsgi_app), **kw)
+
+    return over
+
+
+class Recorder:
+    """A WSGI application that keeps the last environ, as it was when it came."""
+
+    def __init__(self, status="200 OK", headers=(), put=(), remove=()):
+        self.status = status
+        self.headers = [("Content-Type", "text/plain"), *headers]
+        self.put = dict(put)
+        self.remove = remove
+
+    def __call__(self, environ, start_response):
+        self.environ = dict(environ)
+        environ.update(self.put)
+        for key in self.remove:
+            del environ[key]
+        start_response(self.status, self.headers)
+        return [b"x"]
 
 
 def digest(data):
@@ -239,3 +273,171 @@ def test_no_thread_is_left(testapp):
     before = threading.active_count()
     testapp.get("/")
     assert threading.active_count() == before
+
+
+# What WebTest takes, though no client could send it.
+
+ODD = [
+    ("HTTP_X_BYTES", b"caf\xe9"),
+    ("HTTP_X_TEXT", "\u0416"),
+    ("HTTP_X_EMPTY", ""),
+    ("QUERY_STRING", "name=\u0416"),
+    ("REMOTE_ADDR", b"192.0.2.1"),
+    ("REMOTE_ADDR", "\u0416"),
+    ("REMOTE_PORT", ""),
+    ("REMOTE_PORT", "many"),
+    ("REMOTE_USER", b"otto"),
+    ("REMOTE_USER", "\u0416"),
+    ("SERVER_NAME", b"example.com"),
+    ("SERVER_NAME", "\u0416"),
+    ("SERVER_PORT", ""),
+    ("SERVER_PORT", "http"),
+    ("SERVER_SOFTWARE", "mine"),
+]
+
+
+@pytest.mark.parametrize("key, value", ODD)
+def test_the_environ_is_that_of_the_test_however_odd(over, key, value):
+    recorder = Recorder()
+    over(recorder).request("/", environ={"REMOTE_ADDR": "127.0.0.1", key: value})
+    assert recorder.environ[key] == value
+    environ = {name: recorder.environ.get(name) for name in ("PATH_INFO", "HTTP_HOST")}
+    assert environ == {"PATH_INFO": "/", "HTTP_HOST": "localhost:80"}
+
+
+@pytest.mark.parametrize("value", [b"caf\xe9", "caf\xe9", "\u0416"])
+def test_a_header_in_bytes_or_any_text(over, value):
+    recorder = Recorder()
+    over(recorder).post("/", b"", headers={"X-Name": value})
+    assert recorder.environ["HTTP_X_NAME"] == value
+
+
+def test_a_value_that_is_no_text_where_nothing_checks_it(over):
+    recorder = Recorder()
+    over(recorder, lint=False).get("/", extra_environ={"HTTP_X_NUMBER": 7, "HTTP_X_NONE": None})
+    assert recorder.environ["HTTP_X_NUMBER"] == 7
+    assert recorder.environ["HTTP_X_NONE"] is None
+
+
+# What a view says that ASGI has no place for.
+
+
+def test_names_of_headers_are_as_the_view_wrote_them(over):
+    headers = [
+        ("ETag", '"a"'),
+        ("WWW-Authenticate", "Basic"),
+        ("x-lower", "1"),
+        ("Set-Cookie", "a=1; Path=/"),
+        ("Set-Cookie", "b=2; Path=/"),
+        ("Content-Length", "1"),
+    ]
+    testapp = over(Recorder(headers=headers))
+    assert testapp.get("/").headerlist == [("Content-Type", "text/plain"), *headers]
+    assert testapp.cookies == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize("status", ["200 Fine", "422 Validation failed", "299 New"])
+def test_the_reason_is_the_views_own(over, status):
+    response = over(Recorder(status), lint=False).get("/", status="*")
+    assert (response.status, response.status_int) == (status, int(status[:3]))
+
+
+def test_a_status_in_bytes(over):
+    assert over(Recorder(b"200 Fine")).get("/").status == "200 Fine"
+
+
+def test_an_error_after_another_status_was_said(over):
+    def wsgi_app(environ, start_response):
+        start_response("200 Fine", [("X-First", "1")])
+        start_response("500 Sorry", [("X-SECOND", "2")], (None, None, None))
+        return [b""]
+
+    response = over(wsgi_app).get("/", status=500)
+    assert response.status == "500 Sorry"
+    assert ("X-SECOND", "2") in response.headerlist
+
+
+# What becomes of the environ.
+
+
+def test_what_the_application_makes_of_the_environ_is_the_tests_to_see(over):
+    shared = []
+    put = {"my.key": shared, "REMOTE_USER": "anna", "SCRIPT_NAME": "/a"}
+    recorder = Recorder(put=put, remove=["my.removed"])
+    environ = {"my.removed": 1, "my.kept": 2, "REMOTE_USER": "otto"}
+    response = over(recorder).post("/x", b"body", extra_environ=environ)
+    after = response.request.environ
+    assert after["my.key"] is shared
+    assert (after["REMOTE_USER"], after["SCRIPT_NAME"], after["my.kept"]) == ("anna", "/a", 2)
+    assert "my.removed" not in after
+    assert response.request.body == b"body"
+    # The extra environ is that of the next request, too.
+    assert environ == {"my.removed": 1, "my.kept": 2, "REMOTE_USER": "otto"}
+
+
+def test_what_middleware_does_to_a_copy_of_the_environ_is_not_seen(over):
+    recorder = Recorder(put={"my.key": 1})
+
+    def middleware(environ, start_response):
+        environ["my.middleware"] = 2
+        return recorder(dict(environ), start_response)
+
+    after = over(middleware).get("/").request.environ
+    assert after["my.middleware"] == 2
+    assert "my.key" not in after
+
+
+def test_what_the_application_did_before_it_raised_is_in_the_environ_of_the_request(over):
+    def wsgi_app(environ, start_response):
+        environ["my.key"] = 1
+        raise LookupError
+
+    testapp = over(wsgi_app)
+    request = testapp.RequestClass.blank("/")
+    with pytest.raises(LookupError):
+        testapp.do_request(request)
+    assert request.environ["my.key"] == 1
+
+
+def test_what_is_added_while_the_response_is_read_is_in_the_environ(over):
+    class Chunks(list):
+        def close(self):
+            self.environ["my.closed"] = True
+
+    def wsgi_app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        chunks = Chunks([b"x", b"y"])
+        chunks.environ = environ
+        return chunks
+
+    assert over(wsgi_app).get("/").request.environ["my.closed"]
+
+
+def test_a_request_can_be_made_twice(over):
+    recorder = Recorder(put={"my.key": 1})
+    testapp = over(recorder)
+    request = testapp.RequestClass.blank("/a?b", method="POST", body=b"body")
+    testapp.do_request(request)
+    assert "my.key" not in recorder.environ
+    request.path_info = "/c"
+    testapp.do_request(request)
+    assert recorder.environ["my.key"] == 1
+    assert recorder.environ["PATH_INFO"] == "/c"
+    assert request.body == b"body"
+
+
+def test_variables_for_the_response(over):
+    def wsgi_app(environ, start_response):
+        environ["paste.testing_variables"]["user"] = environ
+        return Recorder()(environ, start_response)
+
+    assert over(wsgi_app).get("/").user["PATH_INFO"] == "/"
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_the_body_can_be_read_in_the_test_whether_or_not_the_view_has(over, is_read):
+    def wsgi_app(environ, start_response):
+        assert not is_read or webtest.TestRequest(environ).POST["a"] == "1"
+        return Recorder()(environ, start_response)
+
+    assert over(wsgi_app).post("/", {"a": 1, "b": 2}).request.POST["b"] == "2"
