@@ -32,6 +32,43 @@ LOG_INTERVAL = 60.0
 MOST_PARSED = 4 * 1024 * 1024
 
 
+class _Parsed:
+    # What ``Event.data`` is: the event's text, parsed when first asked for and then kept in its
+    # ``__dict__``. The oldest events lose it again, since it may take 25 times the memory of the
+    # text, wherever an event waits or is stored.
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: deque[tuple[weakref.ref[Event], int]] = deque()
+        self._size = 0
+
+    def __get__(self, event: "Event | None", owner: type) -> Any:
+        if event is None:
+            return self
+        try:
+            data = json.loads(event.json)
+        except (ValueError, RecursionError) as error:
+            raise InvalidEvent(
+                f"The event {event.id} of the channel {Shown(event.channel)} is not JSON:"
+                f" {Shown(error)}"
+            ) from error
+        with self._lock:
+            kept = event.__dict__.setdefault("data", data)
+            if kept is data:
+                self._keep(event)
+        return kept
+
+    def _keep(self, event: "Event") -> None:
+        self._events.append((weakref.ref(event), event.size))
+        self._size += event.size
+        while self._size > MOST_PARSED and len(self._events) > 1:
+            reference, size = self._events.popleft()
+            self._size -= size
+            oldest = reference()
+            if oldest is not None:
+                del oldest.__dict__["data"]
+
+
 class Event:
     """What was published.
 
@@ -45,13 +82,12 @@ class Event:
     :class:`.InvalidEvent` for a text that does not parse, which channels never publish.
     """
 
-    # ``data`` is set while it is parsed, ``_kept`` says whether that may end.
-    __slots__ = ("channel", "id", "data", "json", "size", "_kept", "__weakref__")
+    __slots__ = ("channel", "id", "json", "size", "__dict__", "__weakref__")
     __match_args__ = ("channel", "id", "data", "json")
 
     channel: str
     id: str
-    data: Any
+    data: Any = _Parsed()
     json: str | None
     size: int
 
@@ -59,12 +95,7 @@ class Event:
         if json is None and not isinstance(data, bytes):
             raise TypeError(f"Event: without json, data must be bytes, not {type(data).__name__}")
         _fill(self, channel, id, json, len(data if json is None else json.encode()))
-        _set(self, "data", data)
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "data":
-            raise AttributeError(f"an Event has no {name!r}")
-        return _parsed.parse(self)
+        self.__dict__["data"] = data
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -89,7 +120,6 @@ class Event:
 
 # Past what keeps an event from being changed.
 _set = object.__setattr__
-_unset = object.__delattr__
 
 
 def _fill(event: Event, channel: str, event_id: str, text: str | None, size: int) -> None:
@@ -97,45 +127,6 @@ def _fill(event: Event, channel: str, event_id: str, text: str | None, size: int
     _set(event, "id", event_id)
     _set(event, "json", text)
     _set(event, "size", size)
-    _set(event, "_kept", False)
-
-
-class _Parsed:
-    # The events that are parsed, the oldest first: they give their data up again, since it may
-    # take 25 times the memory of its text, wherever an event waits or is stored.
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._events: deque[tuple[weakref.ref[Event], int]] = deque()
-        self._size = 0
-
-    def parse(self, event: Event) -> Any:
-        try:
-            data = json.loads(event.json)
-        except (ValueError, RecursionError) as error:
-            raise InvalidEvent(
-                f"The event {event.id} of the channel {Shown(event.channel)} is not JSON:"
-                f" {Shown(error)}"
-            ) from error
-        with self._lock:
-            if event._kept:
-                # Another thread was first.
-                return event.data
-            _set(event, "data", data)
-            _set(event, "_kept", True)
-            self._events.append((weakref.ref(event), event.size))
-            self._size += event.size
-            while self._size > MOST_PARSED and len(self._events) > 1:
-                reference, size = self._events.popleft()
-                self._size -= size
-                oldest = reference()
-                if oldest is not None:
-                    _unset(oldest, "data")
-                    _set(oldest, "_kept", False)
-        return data
-
-
-_parsed = _Parsed()
 
 
 @dataclass(frozen=True)
@@ -221,7 +212,7 @@ def make_event(channel: str, position: Position, payload: bytes) -> Event:
     event: Event = Event.__new__(Event)
     _fill(event, channel, make_id(position), text, len(payload) - 1)
     if text is None:
-        _set(event, "data", payload[1:])
+        event.__dict__["data"] = payload[1:]
     return event
 
 
@@ -341,12 +332,14 @@ class Subscription:
         "_left",
         "_closes",
         "_loop",
-        "_open",
+        "_ended",
         "_error",
+        "_ahead",
         "_replay",
         "_missed",
         "_queue",
         "_waiter",
+        "_handed",
         "__weakref__",
     )
 
@@ -375,18 +368,22 @@ class Subscription:
         self._left = max_bytes
         self._closes = overflow == "close"
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open = False
+        # Whether nothing comes after the queue, and whether anything comes before it.
+        self._ended = True
         self._error: SubscriptionOverflow | None = None
+        self._ahead = False
         self._replay: deque[Item] | None = None
         self._missed: dict[str, int | None] | None = None
         self._queue: deque[Item] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        # What is for who waits, past the queue.
+        self._handed: Item | None = None
 
     async def __aenter__(self) -> "Subscription":
         if self._loop is not None:
             raise RuntimeError("A subscription is entered once; call subscribe() again")
         self._loop = asyncio.get_running_loop()
-        self._open = True
+        self._ended = False
         try:
             await self._backend.attach(self)
         except BaseException:
@@ -395,8 +392,10 @@ class Subscription:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._open = False
+        self._ended = True
         self._queue.clear()
+        self._handed = None
+        self._ahead = False
         self._replay = self._missed = None
         self._wake()
         await self._backend.detach(self)
@@ -406,28 +405,38 @@ class Subscription:
 
     async def __anext__(self) -> Item:
         while True:
-            if self._replay:
-                return self._replay.popleft()
-            if self._missed:
-                channel = next(iter(self._missed))
-                return Gap(channel, self._missed.pop(channel))
+            if self._ahead:
+                if self._replay:
+                    return self._replay.popleft()
+                if self._missed:
+                    channel = next(iter(self._missed))
+                    return Gap(channel, self._missed.pop(channel))
+                self._ahead = False
             if self._queue:
                 item = self._queue.popleft()
                 self._left += item.size
                 return item
-            if self._error is not None:
-                raise self._error
-            if not self._open:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
                 if self._loop is None:
                     raise RuntimeError("A subscription is iterated within its `async with`")
                 raise StopAsyncIteration
             if self._waiter is not None:
                 raise RuntimeError("A subscription is iterated by one task at a time")
-            self._waiter = self._loop.create_future()
+            waiter = self._waiter = self._loop.create_future()
             try:
-                await self._waiter
+                await waiter
+            except BaseException:
+                # The cancellation may have come with an item: who asks next gets it.
+                self._take_back()
+                raise
             finally:
                 self._waiter = None
+            item = self._handed
+            if item is not None:
+                self._handed = None
+                return item
 
     def replay(self, items: Iterable[Item]) -> None:
         """Put stored items in front of the queue; they count against neither of its bounds.
@@ -437,25 +446,38 @@ class Subscription:
         if self._replay is None:
             self._replay = deque()
         self._replay.extend(items)
+        self._ahead = True
         self._wake()
 
     def put(self, item: Item) -> None:
-        """Append to the queue and wake who waits for it; called on the subscription's loop."""
-        left = self._left - item.size
+        """Hand the item to who waits, or to the queue; called on the subscription's loop."""
+        size = item.size
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and size <= self._most_bytes:
+            self._handed = item
+            waiter.set_result(None)
+            return
+        if self._handed is not None:
+            self._take_back()
+        left = self._left - size
         if left < 0 or len(self._queue) >= self._limit:
             if self._error is not None:
                 return
-            if item.size > self._most_bytes:
+            if size > self._most_bytes:
                 self._overflows.count(self.channels)
                 return self.put(Gap(item.channel, 1))
-            if not self._make_room(item.size):
+            if not self._make_room(size):
                 return
-            left = self._left - item.size
+            left = self._left - size
         self._left = left
         self._queue.append(item)
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+
+    def _take_back(self) -> None:
+        # What was handed to who waited, and has not been taken yet, waits as all else.
+        item, self._handed = self._handed, None
+        if item is not None:
+            self._queue.appendleft(item)
+            self._left -= item.size
 
     def _make_room(self, size: int) -> bool:
         if self._closes:
@@ -463,14 +485,15 @@ class Subscription:
             self._overflows.count(self.channels)
             self._error = SubscriptionOverflow(self.channels, self._limit, self._most_bytes, of)
             self._limit = 0
+            self._ended = True
             self._queue.clear()
-            self._wake()
             return False
         while self._left < size or len(self._queue) >= self._limit:
             self._overflows.count(self.channels)
             oldest = self._queue.popleft()
             self._left += oldest.size
             lost = oldest.missed if isinstance(oldest, Gap) else 1
+            self._ahead = True
             if self._missed is None:
                 self._missed = {}
             before = self._missed.get(oldest.channel, 0)
