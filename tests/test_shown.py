@@ -27,10 +27,9 @@ def test_text_is_one_line_of_bounded_length(value, expected):
 
 
 def test_a_line_that_is_not_logged_costs_no_text(caplog):
-    class Loud:
-        def __repr__(self):
-            raise AssertionError
-
     caplog.set_level(logging.INFO)
-    logging.getLogger("some").debug("%s", Shown(Loud()))
+    unprintable = type("Unprintable", (), {"__repr__": None})()
+    with pytest.raises(TypeError):
+        str(Shown(unprintable))
+    logging.getLogger("some").debug("%s", Shown(unprintable))
     assert caplog.records == []

@@ -308,6 +308,11 @@ class Feed:
         self.last = position
         self.put(event)
 
+    def miss(self, position: Position) -> None:
+        """Note that all after the last event, up to the one at ``position``, is lost."""
+        self.put(Gap(self.channel, _count(self.last, position, 0)))
+        self.last = position
+
     def put(self, item: Item) -> None:
         """Append ``item`` to the queue of every subscriber."""
         for subscription in self.subscribers:

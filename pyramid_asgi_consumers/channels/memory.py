@@ -10,9 +10,9 @@ from typing import Any
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.channels.base import (
-    NOWHERE,
     Event,
     Feed,
+    Item,
     Position,
     Row,
     Subscription,
@@ -24,28 +24,63 @@ from pyramid_asgi_consumers.channels.base import (
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
 
-# What waits for a loop that other threads publish to while it does not run; beyond, a gap.
+# What waits for a loop that other threads publish to while it does not run, in events and in bytes;
+# beyond, a gap.
 INBOX = 100_000
+INBOX_BYTES = 64 * 1024 * 1024
+
+# How many channels that nobody subscribes to are remembered.
+IDLE = 100_000
+
+# How many bytes the events that are stored may take, of all channels, and what each one counts
+# besides its own.
+STORED = 256 * 1024 * 1024
+ROW = 500
+
+# How many parts the names of channels are divided into, each with an epoch of its own.
+PARTS = 4096
 
 
 class _Channel:
     __slots__ = ("position", "rows", "feeds", "members", "touched")
 
-    def __init__(self, epoch: int, history: int) -> None:
-        self.position: Position = (epoch, 0)
-        self.rows: deque[Row] | None = deque(maxlen=history) if history else None
+    def __init__(self, start: Position) -> None:
+        self.position = start
+        self.rows: deque[Row] = deque()
         self.feeds: dict[asyncio.AbstractEventLoop, Feed] = {}
         self.members: Counter[bytes] = Counter()
         self.touched = 0.0
 
 
 class _Inbox:
-    __slots__ = ("feeds", "items", "scheduled")
+    # What was published and is not yet delivered on one event loop; used under the backend's lock.
+    __slots__ = ("feeds", "items", "size", "lost", "scheduled")
 
     def __init__(self) -> None:
         self.feeds = 0
-        self.items: deque[tuple[Feed, Position, Event]] = deque(maxlen=INBOX)
+        self.items: deque[tuple[Feed, Position, Event]] = deque()
+        self.size = 0
+        self.lost: dict[Feed, Position] = {}
         self.scheduled = False
+
+    def put(self, feed: Feed, position: Position, event: Event) -> None:
+        self.items.append((feed, position, event))
+        self.size += event.size
+        while len(self.items) > INBOX or (self.size > INBOX_BYTES and len(self.items) > 1):
+            oldest, position, event = self.items.popleft()
+            self.size -= event.size
+            self.lost[oldest] = position
+
+    def take(self) -> "_Taken":
+        taken = self.lost, list(self.items)
+        self.lost = {}
+        self.items.clear()
+        self.size = 0
+        self.scheduled = False
+        return taken
+
+
+_Taken = tuple[dict[Feed, Position], list[tuple[Feed, Position, Event]]]
 
 
 @implementer(IChannelsBackend)
@@ -54,16 +89,36 @@ class MemoryBackend:
 
     ``history`` is how many events of each channel are kept; ``expiry`` the seconds after which a
     channel that nobody uses is forgotten.
+
+    Names may come from clients, so what they make grow has bounds. A channel that nobody published
+    on exists while somebody subscribes to it. One that was published on is remembered with its
+    position and its history for ``expiry`` seconds after its last event and its last subscriber;
+    of more than 100,000 without a subscriber, the one that was unused for longest is forgotten.
+    The stored events of all channels take 256 MiB at most, with 500 bytes for each; beyond that,
+    the oldest of the channel go that was not published on for longest, which its subscribers see
+    as a gap.
+
+    No id is given out twice, and none stands for nothing. All channels begin at one epoch, that of
+    the backend, with the number 0: so where a channel stands that nobody published on need not be
+    remembered. A channel that was published on and is forgotten begins anew in a later epoch, so
+    that whoever knows an id from before gets a gap; so does, of the others that nobody had
+    published on, one in 4,096, since it is only remembered from which part of the names it was.
     """
 
     def __init__(self, history: int = 0, expiry: float = 86400) -> None:
         self.history = history
         self.expiry = expiry
         self._lock = threading.Lock()
-        # In the order in which they were last used.
-        self._channels: OrderedDict[str, _Channel] = OrderedDict()
+        self._channels: dict[str, _Channel] = {}
+        # Those without a subscriber, in the order in which they were last used, and those with
+        # events that are stored, in the order of the last.
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._storing: OrderedDict[str, None] = OrderedDict()
+        self._stored = 0
         self._inboxes: dict[asyncio.AbstractEventLoop, _Inbox] = {}
-        self._epoch = 0
+        self._epoch = time.time_ns() // 1000
+        # How many channels of each part were forgotten.
+        self._forgotten: Counter[int] = Counter()
 
     def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> list[str | ChannelsError]:
         return [self._publish(name, payload, None) for name, payload in messages]
@@ -75,64 +130,98 @@ class MemoryBackend:
         return event_id
 
     def _publish(self, name: str, payload: bytes, running: asyncio.AbstractEventLoop | None) -> str:
+        taken = None
         with self._lock:
-            channel = self._use(name)
+            channel = self._channels.get(name) or _Channel(self._start(name))
             before = channel.position
-            position = channel.position = (before[0], before[1] + 1)
+            position = (before[0], before[1] + 1)
             event = make_event(name, position, payload)
-            if channel.rows is not None:
-                channel.rows.append((position, before if before[1] else NOWHERE, event))
+            self._channels[name] = channel
+            channel.position = position
+            if self.history:
+                self._store(name, channel, (position, before, event))
             for loop, feed in list(channel.feeds.items()):
                 inbox = self._inboxes[loop]
-                inbox.items.append((feed, position, event))
+                inbox.put(feed, position, event)
                 if loop is not running and not inbox.scheduled:
                     inbox.scheduled = True
                     try:
-                        loop.call_soon_threadsafe(_drain, inbox)
+                        loop.call_soon_threadsafe(self._drain, inbox)
                     except RuntimeError:
-                        self._forget(loop)
-        if running in self._inboxes:
-            _drain(self._inboxes[running])
+                        self._forget_loop(loop)
+            self._released(name, channel)
+            if running in self._inboxes:
+                taken = self._inboxes[running].take()
+        if taken is not None:
+            _deliver(taken)
         return event.id
 
-    def _use(self, name: str) -> _Channel:
-        # The channel, made if need be; the one that was unused for longest may go.
-        now = time.monotonic()
-        channel = self._channels.get(name)
-        if channel is None:
-            self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
-            channel = self._channels[name] = _Channel(self._epoch, self.history)
-        channel.touched = now
-        self._channels.move_to_end(name)
-        for oldest in _first(self._channels, 2):
-            unused = self._channels[oldest]
-            if unused.touched + self.expiry > now:
-                break
-            if unused.feeds:
-                unused.touched = now
-                self._channels.move_to_end(oldest)
-            else:
-                del self._channels[oldest]
-        return channel
+    def _start(self, name: str) -> Position:
+        return self._epoch + self._forgotten[hash(name) % PARTS], 0
 
-    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _store(self, name: str, channel: _Channel, row: Row) -> None:
+        if len(channel.rows) == self.history:
+            self._stored -= _cost(channel.rows.popleft())
+        channel.rows.append(row)
+        self._stored += _cost(row)
+        self._storing[name] = None
+        self._storing.move_to_end(name)
+        while self._stored > STORED:
+            oldest = next(iter(self._storing))
+            rows = self._channels[oldest].rows
+            self._stored -= _cost(rows.popleft())
+            if not rows:
+                del self._storing[oldest]
+
+    def _released(self, name: str, channel: _Channel) -> None:
+        # Who has used the channel is done; now, or before long, it may go.
+        now = time.monotonic()
+        if not channel.feeds:
+            if channel.position[1]:
+                channel.touched = now
+                self._idle[name] = None
+                self._idle.move_to_end(name)
+            else:
+                del self._channels[name]
+        for oldest in _first(self._idle, 2):
+            if len(self._idle) <= IDLE and self._channels[oldest].touched + self.expiry > now:
+                break
+            self._forget(oldest)
+
+    def _forget(self, name: str) -> None:
+        del self._idle[name]
+        self._storing.pop(name, None)
+        self._stored -= sum(_cost(row) for row in self._channels.pop(name).rows)
+        self._forgotten[hash(name) % PARTS] += 1
+
+    def _forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         # The loop was closed with subscriptions alive.
         self._inboxes.pop(loop, None)
-        for channel in self._channels.values():
+        for name, channel in list(self._channels.items()):
             feed = channel.feeds.pop(loop, None)
-            for subscription in feed.subscribers if feed is not None else ():
-                _leave(channel, subscription)
+            if feed is not None:
+                for subscription in feed.subscribers:
+                    _leave(channel, subscription)
+                self._released(name, channel)
+
+    def _drain(self, inbox: _Inbox) -> None:
+        with self._lock:
+            taken = inbox.take()
+        _deliver(taken)
 
     async def attach(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
         with self._lock:
             for closed in [found for found in self._inboxes if found.is_closed()]:
-                self._forget(closed)
+                self._forget_loop(closed)
             inbox = self._inboxes.setdefault(loop, _Inbox())
             # What was published before is not for the newcomer.
-            _drain(inbox)
+            _deliver(inbox.take())
             for name in subscription.channels:
-                channel = self._use(name)
+                channel = self._channels.get(name)
+                if channel is None:
+                    channel = self._channels[name] = _Channel(self._start(name))
+                self._idle.pop(name, None)
                 feed = channel.feeds.get(loop)
                 if feed is None:
                     feed = channel.feeds[loop] = Feed(name, channel.position)
@@ -141,11 +230,7 @@ class MemoryBackend:
                 if subscription.presence is not None:
                     channel.members[subscription.presence] += 1
                 if name in subscription.since:
-                    subscription.replay(self._replayed(name, channel, subscription.since[name]))
-
-    def _replayed(self, name: str, channel: _Channel, since: str) -> list[Any]:
-        head = channel.position if channel.position[1] else None
-        return catch_up(name, position_of(since), head, channel.rows or (), again=True)[0]
+                    subscription.replay(_replayed(name, channel, subscription.since[name]))
 
     async def detach(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
@@ -160,6 +245,7 @@ class MemoryBackend:
                 if not feed.subscribers:
                     del channel.feeds[loop]
                     self._inboxes[loop].feeds -= 1
+                    self._released(name, channel)
             if loop in self._inboxes and not self._inboxes[loop].feeds:
                 del self._inboxes[loop]
 
@@ -173,12 +259,21 @@ class MemoryBackend:
         """There is nothing to close."""
 
 
-def _drain(inbox: _Inbox) -> None:
-    # On the inbox's own loop, which alone takes from it.
-    inbox.scheduled = False
-    while inbox.items:
-        feed, position, event = inbox.items.popleft()
+def _deliver(taken: _Taken) -> None:
+    # On the loop that it was taken for.
+    lost, items = taken
+    for feed, position in lost.items():
+        feed.miss(position)
+    for feed, position, event in items:
         feed.deliver(position, event)
+
+
+def _replayed(name: str, channel: _Channel, since: str) -> list[Item]:
+    return catch_up(name, position_of(since), channel.position, channel.rows, again=True)[0]
+
+
+def _cost(row: Row) -> int:
+    return row[2].size + ROW
 
 
 def _leave(channel: _Channel, subscription: Subscription) -> None:
