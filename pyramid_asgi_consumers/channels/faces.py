@@ -1,8 +1,6 @@
 """Channels as an application sees them: awaitable, and from a request's synchronous world."""
 
 import asyncio
-import logging
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +11,9 @@ from pyramid_asgi_consumers.channels.base import (
     check_name,
     encode,
 )
+from pyramid_asgi_consumers.channels.committed import Committed
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannels
-
-log = logging.getLogger(__name__)
 
 
 def channels_of(registry: Any) -> "Channels":
@@ -33,6 +30,7 @@ class Channels:
     def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.overflows = Overflows()
+        self.committed = Committed(backend)
 
     async def publish(self, name: str, data: Any) -> str:
         """Publish ``data``, bytes or what JSON carries, on the channel ``name``; return its id.
@@ -41,7 +39,12 @@ class Channels:
         :class:`.PublishRefused` where it was not published and :class:`.PublishUnknown` where
         nobody knows.
         """
-        return await self.backend.publish(check_name(name), encode(data))
+        return await self.publish_encoded((check_name(name), encode(data)))
+
+    async def publish_encoded(self, message: tuple[str, bytes]) -> str:
+        if self.committed.busy:
+            await self.committed.awaited()
+        return await self.backend.publish(*message)
 
     def subscribe(
         self,
@@ -120,15 +123,17 @@ class RequestChannels:
         self._request = request
 
     @property
-    def _backend(self) -> Any:
-        return channels_of(self._request.registry).backend
+    def _channels(self) -> Channels:
+        return channels_of(self._request.registry)
 
     def publish(self, name: str, data: Any) -> None:
         """Publish ``data`` on the channel ``name`` once the transaction commits.
 
         The transaction is that of ``request.tm``, if one is under way: an abort or a veto takes
         the event back. A failure after the commit is logged. Without a transaction it is published
-        at once, and a failure raises as in :meth:`publish_now`.
+        at once, and a failure raises as in :meth:`publish_now`. Events go in the order of the
+        commits, and those that are published afterwards come after them; a commit on an event loop
+        has a thread do it.
 
         Raises ValueError for a name that cannot be one, TypeError for data that cannot be sent,
         RuntimeError on the thread of an event loop.
@@ -151,10 +156,13 @@ class RequestChannels:
         """Do what :meth:`publish` does, on an event loop: in an ``async def`` view."""
         message = (check_name(name), encode(data))
         if not self._joins(message):
-            await self._backend.publish(*message)
+            await self._channels.publish_encoded(message)
 
     def _publish_now(self, message: tuple[str, bytes]) -> str:
-        (result,) = self._backend.publish_many([message])
+        channels = self._channels
+        if channels.committed.busy:
+            channels.committed.wait()
+        (result,) = channels.backend.publish_many([message])
         if isinstance(result, ChannelsError):
             raise result
         return result
@@ -163,15 +171,15 @@ class RequestChannels:
         transaction = _transaction(self._request)
         if transaction is None:
             return False
-        backend = self._backend
+        channels = self._channels
         try:
-            messages = transaction.data(backend)
+            messages = transaction.data(channels)
         except KeyError:
             messages = None
         if messages is None:
             messages = []
-            transaction.set_data(backend, messages)
-            transaction.addAfterCommitHook(_after_commit, (transaction, backend, messages))
+            transaction.set_data(channels, messages)
+            transaction.addAfterCommitHook(_after_commit, (transaction, channels, messages))
         messages.append(message)
         return True
 
@@ -196,22 +204,16 @@ def _transaction(request: Any) -> Any:
 
 
 def _after_commit(
-    success: bool, transaction: Any, backend: Any, messages: list[tuple[str, bytes]]
+    success: bool, transaction: Any, channels: Channels, messages: list[tuple[str, bytes]]
 ) -> None:
     # Another hook may publish after this one: that takes a hook of its own.
-    transaction.set_data(backend, None)
+    transaction.set_data(channels, None)
     if not success:
         return
     if _runs_a_loop():
-        threading.Thread(target=_publish_committed, args=(backend, messages)).start()
+        channels.committed.publish_later(messages)
     else:
-        _publish_committed(backend, messages)
-
-
-def _publish_committed(backend: Any, messages: list[tuple[str, bytes]]) -> None:
-    for (name, _), result in zip(messages, backend.publish_many(messages), strict=True):
-        if isinstance(result, ChannelsError):
-            log.error("Not published on %r after the commit: %s", name, result)
+        channels.committed.publish(messages)
 
 
 def _refuse_on_loop(method: str, instead: str) -> None:
