@@ -10,7 +10,7 @@ from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import WSGIBridge, refuse
 from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.denial import deny
-from pyramid_asgi_consumers.environ import origin_form, split_root_path
+from pyramid_asgi_consumers.environ import is_text, origin_form, split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
 from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
@@ -97,6 +97,8 @@ class ASGIApplication:
         if root_path is None:
             root_path = quirks.root_path(scope)
         root_path, path = split_root_path(scope, root_path)
+        if not is_text(path):
+            return None
         found = self.mapper(scope["type"], path)
         if found is None:
             return None

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from pyramid_asgi_consumers.exceptions import BadRequest
 
@@ -21,6 +21,12 @@ _ABSOLUTE = re.compile(
     r"https?://((?:[a-z0-9._~!$&'()*+,;=-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?)(?:/.*)?",
     re.ASCII | re.DOTALL | re.IGNORECASE,
 )
+
+#: What gunicorn and waitress say of themselves.
+SERVER_SOFTWARE = "pyramid_asgi_consumers"
+
+# What PEP 383 makes of bytes that are no text, and what is no text at all.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 WSGI_SCHEMES = {"ws": "http", "wss": "https"}
 DEFAULT_PORTS = {"https": "443"}
@@ -69,28 +75,30 @@ def split_root_path(scope: Mapping[str, Any], root_path: str | None = None) -> t
     is taken off the path on a segment border only. Servers do not agree on whether ``path``
     contains it (Uvicorn puts it there, the others do not), so a path that does not start with it
     is returned as it is. The path within the application is empty where the path is the root path
-    itself, as CGI has it, and starts with a slash otherwise.
+    itself, as CGI has it, is ``*`` where the server itself is asked for its ``OPTIONS``, and starts
+    with a slash otherwise. Bytes of it that are not UTF-8 become surrogates (PEP 383); see
+    :func:`is_text`.
 
-    Raises :class:`BadRequest` for a path that does not start with a slash (``OPTIONS *`` among
-    them) or that is not UTF-8.
+    Raises :class:`BadRequest` for any other path that does not start with a slash, and for a root
+    path that is not UTF-8.
 
-    ASGI www, HTTP connection scope; RFC 3875 sections 4.1.5 and 4.1.13.
+    ASGI www, HTTP connection scope; RFC 3875 sections 4.1.5 and 4.1.13; RFC 9112 section 3.2.4.
     """
     path: str = scope["path"]
     if not path.isascii():
-        _check_text(path, scope.get("raw_path"))
+        path = _as_sent(path, scope.get("raw_path"))
     given = root_path
     if given is None:
         given = scope.get("root_path") or ""
     root = given.strip("/")
     if root:
         root = "/" + root
-        if not root.isascii():
-            _check_text(root, None)
+        if not is_text(root):
+            raise BadRequest(f"The root path must be UTF-8: {_shown(root)}")
     # Uvicorn prepends what it was given, be it "/app/" or "app".
     if given != root and root_path is None and path.startswith(given + "/"):
         return root, path[len(given) :]
-    if not path.startswith("/"):
+    if not path.startswith("/") and not (path == "*" and scope.get("method") == "OPTIONS"):
         raise BadRequest(f"The path must start with a slash: {_shown(path)}")
     if root:
         if path == root:
@@ -100,15 +108,30 @@ def split_root_path(scope: Mapping[str, Any], root_path: str | None = None) -> t
     return root, path
 
 
-def _check_text(path: str, raw_path: bytes | None) -> None:
+def is_text(path: str) -> bool:
+    """Whether all of a path that :func:`split_root_path` has returned was UTF-8."""
+    return path.isascii() or not _SURROGATE.search(path)
+
+
+def _as_sent(path: str, raw_path: bytes | None) -> str:
     # Servers decode a path with replacement: only the bytes tell a U+FFFD that the client sent
-    # from one that stands for something broken.
+    # from one that stands for something broken. What was mounted may have lost its prefix.
+    if "\ufffd" in path and raw_path is not None:
+        sent = unquote_to_bytes(raw_path)
+        text = sent.decode("utf-8", "replace")
+        prefix = text[: len(text) - len(path)].encode()
+        if text.endswith(path) and sent.startswith(prefix):
+            path = sent[len(prefix) :].decode("utf-8", "surrogateescape")
     try:
-        path.encode()
-        if raw_path is not None and "\ufffd" in path:
-            unquote_to_bytes(raw_path).decode()
-    except UnicodeError:
-        raise BadRequest(f"The path must be UTF-8: {_shown(path)}") from None
+        _as_wsgi(path)
+    except UnicodeEncodeError:
+        raise BadRequest(f"The path must be text: {_shown(path)}") from None
+    return path
+
+
+def _as_wsgi(text: str) -> str:
+    # PEP 3333, Unicode Issues.
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _shown(text: str) -> str:
@@ -126,7 +149,8 @@ def build_environ(
 
     Repeated headers are joined with a comma, cookies with a semicolon. Headers whose name has an
     underscore are left out: they could pose as those with a dash. The scope is kept under
-    ``asgi.scope`` and is not changed.
+    ``asgi.scope`` and is not changed. ``REQUEST_URI`` and ``RAW_URI`` are the target as it was
+    sent. ``REMOTE_ADDR``, ``REMOTE_HOST`` and ``REMOTE_PORT`` are absent where they are not known.
 
     Raises :class:`BadRequest` where no request can be made of the scope: a path that
     :func:`split_root_path` refuses, two ``Host`` headers, a ``Content-Length`` that is not a
@@ -138,24 +162,29 @@ def build_environ(
     if not root.isascii():
         root = root.encode().decode("latin-1")
     if not path.isascii():
-        path = path.encode().decode("latin-1")
+        path = _as_wsgi(path)
     scheme = scope.get("scheme") or "http"
     scheme = WSGI_SCHEMES.get(scheme, scheme)
-    client_host, client_port = scope.get("client") or ("", "")
     server_host, server_port = scope.get("server") or (None, None)
     # A unix socket has no port, and no name that a URL could be made of.
     if not server_port:
         server_host, server_port = "localhost", DEFAULT_PORTS.get(scheme, "80")
+    query = scope.get("query_string", b"").decode("latin-1")
+    raw_path = scope.get("raw_path")
+    target = _quoted(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
+    if query:
+        target += "?" + query
     environ = {
         "REQUEST_METHOD": "GET" if scope["type"] == "websocket" else scope["method"],
         "SCRIPT_NAME": root,
         "PATH_INFO": path,
-        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+        "QUERY_STRING": query,
         "SERVER_PROTOCOL": "HTTP/" + scope.get("http_version", "1.1"),
         "SERVER_NAME": server_host or "localhost",
         "SERVER_PORT": str(server_port),
-        "REMOTE_ADDR": client_host or "",
-        "REMOTE_PORT": "" if client_port is None else str(client_port),
+        "SERVER_SOFTWARE": SERVER_SOFTWARE,
+        "REQUEST_URI": target,
+        "RAW_URI": target,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
         "wsgi.errors": sys.stderr,
@@ -165,6 +194,12 @@ def build_environ(
         "wsgi.input_terminated": True,
         "asgi.scope": scope,
     }
+    # A unix socket's client has no address, and an absent one is not empty.
+    client_host, client_port = scope.get("client") or (None, None)
+    if client_host:
+        environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = client_host
+        if client_port not in (None, ""):
+            environ["REMOTE_PORT"] = str(client_port)
     repeated: dict[str, list[str]] = {}
     for name, value in scope["headers"]:
         key = _cached_key(name) if len(name) <= LONGEST_CACHED_NAME else _key(name)
@@ -183,6 +218,11 @@ def build_environ(
     ):
         raise BadRequest(f"Content-Length must be a number of bytes, not {_shown(length)}")
     return environ
+
+
+def _quoted(path: str) -> str:
+    # RFC 3986 section 3.3.
+    return quote(path, "/:@!$&'()*+,;=~", errors="surrogateescape")
 
 
 def _key(name: bytes) -> str | None:

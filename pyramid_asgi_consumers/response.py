@@ -6,6 +6,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import threading
 from collections import deque
@@ -232,7 +233,8 @@ class Response:
         """``file`` if the event loop's side is to send it; None if it is to be iterated here."""
         if self._started:
             return None
-        self._start()
+        told = any(name == b"content-length" for name, _ in self._head[1])
+        self._start(None if told else _remaining(file.file))
         self._file_lock = threading.Lock()
         return None if self._bodyless else file
 
@@ -487,6 +489,17 @@ class Response:
             self.body.close()
 
 
+def _remaining(file: Any) -> int | None:
+    """The bytes from where ``file`` stands to its end; None where it cannot tell."""
+    if not (hasattr(file, "seekable") and file.seekable()):
+        return None
+    position = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    # Those of /proc say 0.
+    return end - position if end > position else None
+
+
 class _ClientGone(BaseException):
     """Ends :meth:`Response.run`; never seen by an application."""
 
@@ -502,7 +515,7 @@ def _close(result: Any) -> None:
 
 @lru_cache(maxsize=128)
 def _status_code(status: str) -> int:
-    if not re.fullmatch(r"[2-5][0-9][0-9]( [^\x00-\x1f\x7f]*)?", status):
+    if not re.fullmatch(r"[2-9][0-9][0-9]( [^\x00-\x1f\x7f]*)?", status):
         raise WSGIError(f"The status must be like '200 OK', not {status!r}")
     return int(status[:3])
 
@@ -514,11 +527,12 @@ def _checked_status(status: object) -> int:
 
 
 def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
-    if not isinstance(headers, list):
+    # PEP 3333 wants a list of tuples; waitress and gunicorn take what can be read as one.
+    if not isinstance(headers, list | tuple):
         raise WSGIError(f"The headers must be a list, not {type(headers).__name__}")
     checked = []
     for header in headers:
-        if not isinstance(header, tuple) or len(header) != 2:
+        if not isinstance(header, list | tuple) or len(header) != 2:
             raise WSGIError(f"A header must be a tuple (name, value), not {header!r}")
         name, value = header
         if not isinstance(name, str) or not isinstance(value, str):

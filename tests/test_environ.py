@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyramid_asgi_consumers import environ as environ_module
-from pyramid_asgi_consumers.environ import build_environ, origin_form, split_root_path
+from pyramid_asgi_consumers.environ import build_environ, is_text, origin_form, split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest
 
 modest = settings(deadline=None, max_examples=100)
@@ -184,9 +184,28 @@ def test_a_path_that_does_not_start_with_a_slash_is_a_bad_request(path, root_pat
         split_root_path(http_scope(path, root_path=root_path))
 
 
-def test_a_path_that_is_not_utf8_is_a_bad_request():
-    with pytest.raises(BadRequest, match="must be UTF-8"):
-        split_root_path(http_scope("/\ufffd", raw_path=b"/%ff"))
+def test_a_path_that_is_not_utf8_arrives_as_it_was_sent():
+    scope = http_scope("/\ufffd", raw_path=b"/%ff")
+    assert split_root_path(scope) == ("", "/\udcff")
+    assert build_environ(scope)["PATH_INFO"] == "/\xff"
+
+
+def test_a_path_that_is_not_utf8_arrives_without_the_prefix_that_a_mount_took():
+    scope = http_scope("/\ufffd", raw_path=b"/%C3%A9/%ff")
+    assert split_root_path(scope) == ("", "/\udcff")
+
+
+@pytest.mark.parametrize("raw_path", [b"/%ff/%ff", b"/other"])
+def test_a_path_is_believed_where_its_bytes_are_another_s(raw_path):
+    assert split_root_path(http_scope("/a/\ufffd", raw_path=raw_path)) == ("", "/a/\ufffd")
+    assert split_root_path(http_scope("/\ufffd", raw_path=b"/%ff/%ff")) == ("", "/\ufffd")
+
+
+def test_options_of_the_server_itself_are_the_application_s_to_answer():
+    scope = http_scope("*", method="OPTIONS", raw_path=b"*", root_path="/app")
+    assert split_root_path(scope) == ("/app", "*")
+    environ = build_environ(scope)
+    assert (environ["PATH_INFO"], environ["REQUEST_URI"]) == ("*", "*")
 
 
 def test_a_replacement_character_that_the_client_sent_is_one():
@@ -199,9 +218,10 @@ def test_a_replacement_character_is_believed_where_no_bytes_tell(more):
     assert split_root_path(http_scope("/\ufffd", **more)) == ("", "/\ufffd")
 
 
-def test_a_surrogate_in_the_path_is_a_bad_request():
-    with pytest.raises(BadRequest, match="must be UTF-8"):
-        split_root_path(http_scope("/\udcff"))
+def test_a_surrogate_that_stands_for_no_byte_is_a_bad_request():
+    assert split_root_path(http_scope("/\udcff")) == ("", "/\udcff")
+    with pytest.raises(BadRequest, match="must be text"):
+        split_root_path(http_scope("/\ud800"))
 
 
 def test_a_surrogate_in_the_root_path_is_a_bad_request():
@@ -211,7 +231,7 @@ def test_a_surrogate_in_the_root_path_is_a_bad_request():
 
 def test_a_refused_path_is_shown_short_and_printable():
     with pytest.raises(BadRequest) as caught:
-        split_root_path(http_scope("\n\x1b\udcff" + "x" * 10_000, raw_path=b""))
+        split_root_path(http_scope("\n\x1b\ud800" + "x" * 10_000, raw_path=b""))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
@@ -274,8 +294,17 @@ def test_ports_may_be_given_as_text():
 )
 def test_missing_addresses_leave_a_server_that_urls_can_be_made_of(more):
     environ = environ_of(**more)
-    assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("", "")
+    assert [key for key in environ if key.startswith("REMOTE_")] == []
     assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("localhost", "80")
+
+
+def test_the_target_is_told_as_it_was_sent():
+    scope = http_scope("/é x", raw_path=b"/%C3%A9%20x", query_string=b"a=%20\xff")
+    environ = build_environ(scope)
+    assert environ["REQUEST_URI"] == environ["RAW_URI"] == "/%C3%A9%20x?a=%20\xff"
+    assert environ["SERVER_SOFTWARE"] == "pyramid_asgi_consumers"
+    # Where a server does not tell.
+    assert environ_of(path="/é x/@")["REQUEST_URI"] == "/%C3%A9%20x/@"
 
 
 def test_a_server_without_a_name_is_localhost():
@@ -291,7 +320,8 @@ def test_a_missing_server_under_https_is_on_port_443():
 @pytest.mark.parametrize("port", [None, ""])
 def test_a_unix_socket_is_localhost_on_the_default_port(port):
     environ = environ_of(client=("/run/app.sock", port), server=("/run/app.sock", port))
-    assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("/run/app.sock", "")
+    assert environ["REMOTE_ADDR"] == environ["REMOTE_HOST"] == "/run/app.sock"
+    assert "REMOTE_PORT" not in environ
     assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("localhost", "80")
 
 
@@ -486,16 +516,13 @@ def test_the_bytes_of_path_and_query_survive(path, query):
 
 @modest
 @given(data=st.binary())
-def test_a_path_of_any_bytes_arrives_or_is_refused(data):
+def test_a_path_of_any_bytes_arrives(data):
     path = b"/" + data
     scope = http_scope(path.decode(errors="replace"), raw_path=quote(path).encode())
-    try:
-        expected = path.decode()
-    except UnicodeDecodeError:
-        with pytest.raises(BadRequest):
-            split_root_path(scope)
-    else:
-        assert split_root_path(scope) == ("", expected)
+    _, found = split_root_path(scope)
+    assert found == path.decode(errors="surrogateescape")
+    assert is_text(found) == (found == path.decode(errors="replace"))
+    assert build_environ(scope)["PATH_INFO"].encode("latin-1") == path
 
 
 @settings(modest, max_examples=300)
