@@ -72,3 +72,14 @@ class Exchange:
         await asyncio.wait([self.task], timeout=20)
         assert self.task.cancelled()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def path_tween(handler, registry):
+    """Sees every path, as that of a project does which redirects some."""
+
+    def handle(request):
+        response = handler(request)
+        response.headers["X-Path"] = request.environ["PATH_INFO"]
+        return response
+
+    return handle
