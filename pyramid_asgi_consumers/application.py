@@ -17,6 +17,7 @@ from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class ASGIApplication:
     ``registry`` holds the consumers; ``bridge`` serves every http request that none of them takes;
     ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
     says which pages may open websockets; ``max_connections`` is how many connections to consumers
-    one process keeps open, None for any number.
+    one process keeps open, None for any number; ``leave_timeout`` is how many seconds a websocket's
+    function may go on after it has heard that its client has left.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ASGIApplication:
         lifespan: Lifespan,
         rule: OriginRule,
         max_connections: int | None = None,
+        leave_timeout: float = DEFAULT_LEAVE_TIMEOUT,
     ) -> None:
         self.registry = registry
         self.bridge = bridge
@@ -47,6 +50,7 @@ class ASGIApplication:
         self.mapper = registry.getUtility(IConsumerMapper)
         self.rule = rule
         self.limit = Limit(max_connections)
+        self.leave_timeout = leave_timeout
         self._endpoints: dict[Consumer, Endpoint] = {}
 
     @property
@@ -109,6 +113,7 @@ class ASGIApplication:
             "path_params": path_params,
             "url_route": {"args": (), "kwargs": path_params},
             "pyramid.registry": self.registry,
+            LEAVE_TIMEOUT: self.leave_timeout,
         }
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny, rendered
 from pyramid_asgi_consumers.exceptions import (
     BadRequest,
+    ClientDisconnected,
     InvalidMessage,
     SubscriptionOverflow,
     WebSocketDisconnect,
@@ -23,6 +25,8 @@ from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Ref
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.raised import caught, separate
+from pyramid_asgi_consumers.turns import Turns, give_way
+from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Endpoint:
         self.process = process
         self.handshakes = handshakes
         self.limit = Limit(consumer.max_connections)
+        self._watches = getattr(consumer.app, "watches", False)
 
     async def websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve a websocket, from its handshake to its close."""
@@ -79,17 +84,34 @@ class Endpoint:
     ) -> None:
         state = "connecting"
         receive, send = quirks.websocket(scope, receive, send)
+        turns = Turns()
+        watcher = None
+        if not self._watches:
+            watcher = SenderWatcher(receive)
+            receive = watcher.receive
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state
             kind = message["type"]
-            if kind == "websocket.accept":
+            if kind == "websocket.send":
+                if monotonic() >= turns.due:
+                    return looking(message)
+            elif kind == "websocket.accept":
                 state = "open"
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
-            elif kind != "websocket.send":
+            else:
                 state = "closed"
             return send(message)
+
+        def looking(message: dict[str, Any]) -> Any:
+            missed = turns.missed()
+            if watcher is not None:
+                watcher.look()
+                if watcher.left:
+                    # As the specification asks of servers, some of which never say so.
+                    return _gone(message)
+            return give_way(send, message) if missed else send(message)
 
         denial: tuple[Any, ...] = (403,)
         code = 1000
@@ -98,7 +120,7 @@ class Endpoint:
             await separate(self.consumer.app(scope, receive, tracked))
         except BaseException as raised:
             error = _alone(caught(raised, task))
-            if isinstance(error, WebSocketDisconnect) or (
+            if isinstance(error, WebSocketDisconnect | _ClientGone) or (
                 isinstance(error, OSError) and _was_raised_by(send, error.__traceback__)
             ):
                 log.debug("The client of %s had left: %r", self.consumer, error)
@@ -113,6 +135,9 @@ class Endpoint:
             else:
                 log.error("%s failed", self.consumer, exc_info=error)
                 denial, code = (500,), 1011
+        finally:
+            if watcher is not None:
+                await watcher.end()
         if state == "connecting":
             await deny(scope, send, *denial)
         elif state == "open":
@@ -134,7 +159,12 @@ class Endpoint:
     async def _serve_http(
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
-        started = ended = left = False
+        started = ended = False
+        turns = Turns()
+        watcher = RequestWatcher(scope, receive)
+        if self.consumer.mounted:
+            # Others wrote it, and it goes on as it does without us.
+            watcher.stop()
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal started, ended
@@ -144,19 +174,17 @@ class Endpoint:
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
             elif kind in _BODIES:
-                ended = not message.get("more_body")
+                if not message.get("more_body"):
+                    ended = True
+                    watcher.stop()
+                elif monotonic() >= turns.due and turns.missed():
+                    return give_way(send, message)
             return send(message)
-
-        async def noting_receive() -> dict[str, Any]:
-            nonlocal left
-            message = await receive()
-            left = message["type"] == "http.disconnect"
-            return message
 
         task = asyncio.current_task()
         try:
-            await separate(self.consumer.app(scope, noting_receive, tracked))
-            if not ended and not left:
+            await separate(watcher.run(self.consumer.app(scope, watcher.receive, tracked)))
+            if not ended and not watcher.left:
                 raise RuntimeError(
                     f"{self.consumer} returned {'before the end of' if started else 'without'} its"
                     " response"
@@ -216,6 +244,14 @@ class Endpoint:
 # The messages that carry a body, or its rest: also those of extensions (ASGI, Zero Copy Send and
 # Path Send).
 _BODIES = frozenset(("http.response.body", "http.response.zerocopysend", "http.response.pathsend"))
+
+
+class _ClientGone(ClientDisconnected):
+    """What the consumer's ``send`` raises where the server's does not."""
+
+
+async def _gone(message: dict[str, Any]) -> None:
+    raise _ClientGone("The client has left")
 
 
 def _alone(error: Exception) -> Exception:

@@ -1,34 +1,55 @@
-"""Notices that the client has left a function that does not receive."""
+"""Notices that the client has left a consumer that does not receive."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import Any
 
 from pyramid_asgi_consumers.raised import StandIn, caught, outcome
 
-# For so many seconds a function may be busy before its client is looked after.
+log = logging.getLogger(__name__)
+
+# For so many seconds a consumer may be busy before its client is looked after.
 INTERVAL = 0.5
 
+# So many messages, and about so many bytes, are taken from the server in advance.
+MESSAGES = 16
+BYTES = 64 * 1024
+
+#: Where a scope has the setting ``asgi.leave_timeout``: for so many seconds a function may go on
+#: after it has heard that its client has left.
+LEAVE_TIMEOUT = "pyramid_asgi_consumers.leave_timeout"
+DEFAULT_LEAVE_TIMEOUT = 5.0
+
 Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
 
 
 class Watcher:
     """Takes a websocket's events from the server, for a function that may not ask for them.
 
     ``receive`` is the server's. While the function waits in :meth:`receive`, nothing else happens.
-    Where it does not for ``INTERVAL``, one event is taken in advance: a message is kept for the
-    next :meth:`receive`, and none is taken after it, so that the server's flow control holds the
-    client back; a disconnect cancels the function.
+    Where it does not for ``INTERVAL``, events are taken in advance: messages are kept for the next
+    :meth:`receive`, up to ``MESSAGES`` or ``BYTES``, beyond which the server's flow control holds
+    the client back; a disconnect is reported, and cancels a function that is run.
     """
 
-    def __init__(self, receive: Callable[[], Awaitable[Event]]) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._receiving = False
-        #: The event taken in advance, or the wait for it.
-        self._ahead: asyncio.Task[Event] | None = None
+        #: What takes events in advance, or has taken them; None when all of them are received.
+        self._ahead: asyncio.Future[Any] | None = None
+        self._events: deque[Event] = deque()
+        self._size = 0
         self._disconnect: Event | None = None
-        self._cancel: Callable[[Event], None] | None = None
+        self._report: Callable[[Event], object] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._cancelled = False
+        self._hasten: Callable[[], object] | None = None
+        self._overdue: asyncio.TimerHandle | None = None
 
     async def receive(self) -> Event:
         """Return the next event. A call that is cancelled loses none.
@@ -40,36 +61,53 @@ class Watcher:
         self._receiving = True
         pending: Any = None
         try:
-            ahead = self._ahead
-            if ahead is None:
-                pending = self._receive()
-                return await pending
-            if not ahead.done():
-                # Were it awaited itself, it would be cancelled with this call.
-                await asyncio.wait({ahead})
-            self._ahead = None
-            return ahead.result()
+            if self._ahead is not None:
+                return await self._from_ahead()
+            pending = self._receive()
+            return await pending
         except asyncio.CancelledError:
             # A coroutine has not taken an event yet; a future (as Granian 2.8.7 gives) may have.
             if asyncio.isfuture(pending) and pending.done() and not pending.cancelled():
-                self._ahead = asyncio.create_task(self._look_ahead(pending))
+                self._receiving = False
+                self._ahead = pending
+                if pending.exception() is None:
+                    self._take(pending.result())
             raise
         finally:
             self._receiving = False
-            if self._timer is None and self._cancel is not None:
+            if self._timer is None and self._report is not None:
                 self._arm()
 
+    async def _from_ahead(self) -> Event:
+        ahead = self._ahead
+        if not self._events:
+            # Were it awaited itself, it would be cancelled with this call.
+            await asyncio.wait({ahead})
+            if not self._events:
+                self._ahead = None
+                # Raises what the server has raised.
+                ahead.result()
+        event = self._events.popleft()
+        self._size -= _size(event)
+        if not self._events and ahead.done() and ahead.exception() is None:
+            self._ahead = None
+        return event
+
     async def run(
-        self, func: Callable[[], Awaitable[object]], left: Callable[[Event], object]
+        self,
+        func: Callable[[], Awaitable[object]],
+        left: Callable[[Event], object],
+        name: str,
+        leave_timeout: float,
     ) -> None:
-        """Await ``func()`` in a task of its own, and watch.
+        """Await ``func()``, which logs call ``name``, in a task of its own, and watch.
 
         Where the client leaves while ``func`` does not receive, ``left`` is called with the
-        server's event, ``func`` is cancelled, and this returns when it has ended. Whatever else
-        ``func`` raises is raised here, or a :class:`.StandIn` for what a task cannot raise.
-        Cancelling this cancels ``func``.
+        server's event, ``func`` is cancelled, and this returns when it has ended. One that has
+        been :meth:`told` is cancelled after ``leave_timeout`` seconds. Whatever else ``func``
+        raises is raised here, or a :class:`.StandIn` for what a task cannot raise. Cancelling this
+        cancels ``func``.
         """
-        was_left = False
 
         async def called() -> None:
             try:
@@ -78,31 +116,59 @@ class Watcher:
                 raise caught(error, task)  # noqa: B904
 
         def cancel(event: Event) -> None:
-            nonlocal was_left
-            was_left = True
+            self._cancelled = True
             left(event)
             task.cancel()
 
+        def give_up() -> None:
+            log.warning("%s goes on %g s after its client has left: cancelled", name, leave_timeout)
+            self._cancelled = True
+            task.cancel()
+
+        def hasten() -> None:
+            loop = asyncio.get_running_loop()
+            self._overdue = loop.call_later(leave_timeout, give_up)
+
         task = asyncio.create_task(called())
-        self._cancel = cancel
-        self._arm()
+        self._hasten = hasten
+        self.watch(cancel)
         try:
             await outcome(task)
         except StandIn:
-            if not (was_left and task.cancelled()):
+            if not (self._cancelled and task.cancelled()):
                 raise
         finally:
-            self.stop()
-            if self._ahead is not None and not self._ahead.done():
-                self._ahead.cancel()
-                await asyncio.wait({self._ahead})
+            await self.end()
+
+    def told(self) -> None:
+        """The function knows that its client has left."""
+        self.stop()
+        if self._hasten is not None and self._overdue is None and not self._cancelled:
+            self._hasten()
+
+    def watch(self, report: Callable[[Event], object]) -> None:
+        """Call ``report`` with the server's event where the client leaves and nobody receives."""
+        self._report = report
+        self._arm()
 
     def stop(self) -> None:
-        """Watch no longer: ``func`` has ended, or knows that the websocket is closed."""
-        self._cancel = None
+        """Watch no longer: the function has ended, or knows that the websocket is closed."""
+        self._report = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def end(self) -> None:
+        """Watch no longer, and take no event any more."""
+        self.stop()
+        self._hasten = None
+        if self._overdue is not None:
+            self._overdue.cancel()
+        ahead, self._ahead = self._ahead, None
+        self._events.clear()
+        if ahead is not None and not ahead.done():
+            ahead.cancel()
+            await asyncio.wait({ahead})
 
     def _arm(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
@@ -111,20 +177,207 @@ class Watcher:
         self._timer = None
         if self._receiving:
             return
-        if self._ahead is None:
-            self._ahead = asyncio.create_task(self._look_ahead())
-        elif self._disconnect is not None:
+        if self._disconnect is not None:
             # It came during a receive that was cancelled before it could return it.
-            self._report()
+            self._report(self._disconnect)
+        elif self._has_room() and (self._ahead is None or self._may_go_on()):
+            self._ahead = asyncio.create_task(self._look_ahead())
 
-    async def _look_ahead(self, pending: asyncio.Future[Event] | None = None) -> Event:
-        event = await (self._receive() if pending is None else pending)
+    def _may_go_on(self) -> bool:
+        return self._ahead.done() and self._ahead.exception() is None
+
+    def _has_room(self) -> bool:
+        return len(self._events) < MESSAGES and self._size < BYTES
+
+    async def _look_ahead(self) -> None:
+        # A function that receives again asks the server itself.
+        more = True
+        while more:
+            self._take(await self._receive())
+            more = self._disconnect is None and not self._receiving and self._has_room()
+
+    def _take(self, event: Event) -> None:
+        self._events.append(event)
+        self._size += _size(event)
         if event["type"] == "websocket.disconnect":
             self._disconnect = event
-            if not self._receiving:
-                self._report()
+            if not self._receiving and self._report is not None:
+                self._report(event)
+
+
+class SenderWatcher:
+    """Looks after the client of any websocket consumer that sends and does not receive.
+
+    ``receive`` is the server's; the consumer gets :meth:`receive`, which passes on what that
+    returns. Who sends calls :meth:`look` now and then: where the consumer waits for no event, and
+    has not for ``INTERVAL``, they are taken in advance from then on, as a :class:`Watcher` does.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._asked: Any = None
+        self._seen: Any = None
+        self._due = 0.0
+        self._watcher: Watcher | None = None
+        #: Whether the client is known to have left.
+        self.left = False
+
+    def receive(self) -> Awaitable[Event]:
+        """The consumer's ``receive``."""
+        if self._watcher is not None:
+            return self._watcher.receive()
+        self._asked = asked = self._receive()
+        return asked
+
+    def look(self) -> None:
+        """Look after the client, if it is time to."""
+        now = monotonic()
+        if self._watcher is not None or now < self._due:
+            return
+        self._due = now + INTERVAL
+        if self._seen is not self._asked:
+            self._seen = self._asked
+        elif _is_over(self._asked):
+            self._watcher = Watcher(self._receive)
+            self._watcher.watch(self._note)
+
+    def _note(self, event: Event) -> None:
+        self.left = True
+
+    async def end(self) -> None:
+        """Watch no longer."""
+        if self._watcher is not None:
+            await self._watcher.end()
+
+
+def _is_over(awaitable: Any) -> bool:
+    if inspect.iscoroutine(awaitable):
+        return inspect.getcoroutinestate(awaitable) == inspect.CORO_CLOSED
+    return asyncio.isfuture(awaitable) and awaitable.done()
+
+
+class RequestWatcher:
+    """Notices that the client has left an http consumer that does not receive.
+
+    ``receive`` is the server's, for the request that ``scope`` describes; the consumer gets
+    :meth:`receive`. Its client is looked after once it has read the request's body, which GET and
+    HEAD requests seldom have. A consumer that asks for more after that hears by itself that its
+    client has left, and is not cancelled.
+    """
+
+    def __init__(self, scope: Mapping[str, Any], receive: Receive) -> None:
+        self._receive = receive
+        #: Whether events may be taken in advance: who asks for a body says that it is to be sent.
+        self._may_look = scope["method"] in ("GET", "HEAD")
+        self._read = False
+        self._stopped = False
+        self._waiting = 0
+        self._ahead: asyncio.Task[Event] | None = None
+        self._events: deque[Event] = deque()
+        self._disconnect: Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._cancelled = False
+
+    @property
+    def left(self) -> bool:
+        """Whether the client is known to have left."""
+        return self._disconnect is not None
+
+    async def receive(self) -> Event:
+        """The consumer's ``receive``; no event is lost or comes twice."""
+        if self._read:
+            self.stop()
+        self._waiting += 1
+        try:
+            event = await self._next()
+        finally:
+            self._waiting -= 1
+        if event["type"] == "http.disconnect":
+            self._disconnect = event
+        elif not event.get("more_body"):
+            self._read = self._may_look = True
+            self._arm()
         return event
 
-    def _report(self) -> None:
-        if self._cancel is not None:
-            self._cancel(self._disconnect)
+    async def _next(self) -> Event:
+        while not self._events:
+            ahead = self._ahead
+            if self._disconnect is not None:
+                return self._disconnect
+            if ahead is None:
+                return await self._receive()
+            if ahead.done():
+                self._ahead = None
+                # Raises what the server has raised.
+                ahead.result()
+            else:
+                await asyncio.wait({ahead})
+        return self._events.popleft()
+
+    async def run(self, call: Awaitable[object]) -> None:
+        """Await ``call``, the consumer's, and watch.
+
+        Returns when it has ended, or has been cancelled since its client has left.
+        """
+        self._task = task = asyncio.current_task()
+        # Python 3.10 does not count: there a cancellation by others is not told from ours.
+        before = getattr(task, "cancelling", int)()
+        if self._may_look:
+            self._arm()
+        try:
+            await call
+        except asyncio.CancelledError:
+            if not self._cancelled or getattr(task, "cancelling", int)() > before + 1:
+                raise
+        finally:
+            self.stop()
+            if self._cancelled:
+                getattr(task, "uncancel", int)()
+            if self._ahead is not None and not self._ahead.done():
+                self._ahead.remove_done_callback(self._arrived)
+                self._ahead.cancel()
+                await asyncio.wait({self._ahead})
+
+    def stop(self) -> None:
+        """Watch no longer: the response has ended, or the consumer listens by itself."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is None and not self._stopped:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiting:
+            self._arm()
+        elif self._ahead is None and len(self._events) < MESSAGES:
+            self._ahead = asyncio.ensure_future(_awaited(self._receive))
+            self._ahead.add_done_callback(self._arrived)
+
+    def _arrived(self, ahead: asyncio.Task[Event]) -> None:
+        if ahead.exception() is not None:
+            return
+        self._ahead = None
+        event = ahead.result()
+        if event["type"] == "http.disconnect":
+            self._disconnect = event
+            if not self._stopped and not self._waiting:
+                self._cancelled = True
+                self._task.cancel()
+            return
+        self._events.append(event)
+        # A body that is sent after all waits for the consumer.
+        if not self._stopped and not self._waiting and not event.get("more_body"):
+            self._look()
+
+
+async def _awaited(receive: Receive) -> Event:
+    # Whatever it returns, a task is made of this.
+    return await receive()
+
+
+def _size(event: Event) -> int:
+    return len(event.get("text") or event.get("bytes") or b"")

@@ -17,7 +17,12 @@ from pyramid_asgi_consumers.denial import deny, rendered
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
 from pyramid_asgi_consumers.handshake import run_in_request
 from pyramid_asgi_consumers.relay import Relay
-from pyramid_asgi_consumers.watcher import Event, Watcher
+from pyramid_asgi_consumers.watcher import (
+    DEFAULT_LEAVE_TIMEOUT,
+    LEAVE_TIMEOUT,
+    Event,
+    Watcher,
+)
 
 log = logging.getLogger(__name__)
 
@@ -343,6 +348,7 @@ class WebSocket:
     def _disconnect(self, event: Event) -> WebSocketDisconnect:
         self._left = True
         self._closed(int(event.get("code") or 1005), event.get("reason") or "")
+        self._watcher.told()
         return WebSocketDisconnect(*self._end)
 
     def _closed(self, code: int, reason: str) -> None:
@@ -381,8 +387,13 @@ class WebSocketFunction:
     """An ASGI application that awaits ``func(websocket)``; ``declared`` is its name, for logs.
 
     Where ``func`` returns, the websocket is closed. Where the client leaves while ``func`` does not
-    receive, ``func`` is cancelled within a second.
+    receive, ``func`` is cancelled within a second. Where it goes on although it has heard that the
+    client has left, it is cancelled after the seconds that ``asgi.leave_timeout`` says; where it
+    has closed the websocket itself, it may go on as long as it likes.
     """
+
+    #: It looks after its client itself: see :class:`.SenderWatcher`.
+    watches = True
 
     def __init__(self, func: Callable[[WebSocket], Awaitable[object]], declared: str) -> None:
         self.func = func
@@ -391,7 +402,12 @@ class WebSocketFunction:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         websocket = WebSocket(scope, receive, send)
         await websocket._connect()
-        await websocket._watcher.run(lambda: self.func(websocket), websocket._disconnect)
+        await websocket._watcher.run(
+            lambda: self.func(websocket),
+            websocket._disconnect,
+            self.declared,
+            scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT),
+        )
         if websocket._left:
             raise WebSocketDisconnect(*websocket._end)
         if websocket._state is CONNECTING:

@@ -6,8 +6,9 @@ import http.client
 import json
 import socket
 import struct
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,26 @@ def read_bytes(connection: socket.socket, count: int) -> None:
         chunk = connection.recv(min(count, 65536))
         assert chunk, f"the server closed the connection {count} bytes too early"
         count -= len(chunk)
+
+
+#: The lines of a websocket's handshake.
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+def standing_still(count: Callable[[], int]) -> int:
+    """What ``count()`` is once it no longer changes."""
+    end = time.monotonic() + DEADLINE
+    seen: list[int] = []
+    while len(seen) < 20 or not seen[-1] or len(set(seen[-20:])) > 1:
+        assert time.monotonic() < end, f"it still changes: {seen[-20:]}"
+        seen.append(count())
+        time.sleep(0.02)
+    return seen[-1]
 
 
 def handshake_status(server, path: str) -> int | None:

@@ -212,6 +212,11 @@ def test_the_same_path_twice_is_a_conflict(config):
         {"asgi.handshake_threads": "0"},
         {"asgi.origins": "example.com"},
         {"asgi.hosts": "a/b"},
+        {"asgi.leave_timeout": "soon"},
+        {"asgi.leave_timeout": "0"},
+        {"asgi.leave_timeout": "-1.5"},
+        {"asgi.leave_timeout": "nan"},
+        {"asgi.leave_timeout": "inf"},
     ],
 )
 def test_a_wrong_setting_is_named(config, setting):

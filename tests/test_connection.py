@@ -1,5 +1,6 @@
 """How a connection to a consumer ends."""
 
+import asyncio
 import builtins
 from functools import partial
 from importlib import import_module
@@ -7,6 +8,7 @@ from importlib import import_module
 import pytest
 from pyramid.httpexceptions import HTTPConflict
 
+from pyramid_asgi_consumers import watcher
 from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import (
     InvalidJSON,
@@ -143,11 +145,12 @@ async def test_a_consumer_that_is_too_slow_is_asked_to_try_again_later(accepts, 
         await receive()
         if accepts:
             await send({"type": "websocket.accept"})
-        raise SubscriptionOverflow(("room",), 5)
+        raise SubscriptionOverflow(("room",), 5, 1000, "max_queue")
 
     events = await run_endpoint(app)
     assert last in [event.get("code") or event.get("status") for event in events]
-    assert "closes with 1013: More than 5 events waited for a subscriber of room" in caplog.text
+    line = "closes with 1013: More than 5 events (max_queue) waited for a subscriber of 'room'"
+    assert line in caplog.text
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, AttributeError])
@@ -312,3 +315,130 @@ async def test_a_response_raised_in_an_open_websocket_needs_no_headers(caplog):
     sent = await run(endpoint(app).websocket, websocket_scope(), CONNECT)
     assert sent[-1] == {"type": "websocket.close", "code": 4409, "reason": ""}
     assert caplog.messages == []
+
+
+# A client that leaves who does not receive.
+
+
+class Deaf:
+    """A server whose ``send`` neither waits nor fails, whatever its client does."""
+
+    def __init__(self, *events):
+        self.events = asyncio.Queue()
+        for event in events:
+            self.events.put_nowait(event)
+        self.sent = []
+
+    async def receive(self):
+        return await self.events.get()
+
+    async def send(self, message):
+        self.sent.append(message)
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr(watcher, "INTERVAL", 0.001)
+
+
+@pytest.mark.parametrize("pause", [None, 0, 0.01])
+async def test_a_websocket_that_only_sends_ends_when_its_client_leaves(pause, soon, caplog):
+    async def app(scope, receive, send):
+        assert await receive() == CONNECT
+        await send({"type": "websocket.accept"})
+        while True:
+            await send({"type": "websocket.send", "text": "x"})
+            if pause is not None:
+                await asyncio.sleep(pause)
+
+    disconnect = {"type": "websocket.disconnect", "code": 1001}
+    server = Deaf(CONNECT, {"type": "websocket.receive", "text": "unread"}, disconnect)
+    serving = endpoint(app).websocket(websocket_scope(), server.receive, server.send)
+    await asyncio.wait_for(serving, 20)
+    assert server.sent[-1]["type"] == "websocket.send"
+    assert caplog.messages == []
+
+
+async def test_who_is_refused_a_message_can_still_receive(soon):
+    heard = []
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        with pytest.raises(OSError, match="The client has left"):
+            while True:
+                await send({"type": "websocket.send", "text": "x"})
+        heard.append(await receive())
+        heard.append(await receive())
+
+    unread = {"type": "websocket.receive", "text": "unread"}
+    disconnect = {"type": "websocket.disconnect", "code": 1001}
+    server = Deaf(CONNECT, unread, disconnect)
+    serving = endpoint(app).websocket(websocket_scope(), server.receive, server.send)
+    await asyncio.wait_for(serving, 20)
+    assert heard == [unread, disconnect]
+
+
+async def flood(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+
+async def test_an_http_consumer_that_only_sends_is_cancelled_when_its_client_leaves(soon, caplog):
+    server = Deaf({"type": "http.disconnect"})
+    serving = endpoint(flood, "http").http(http_scope(), server.receive, server.send)
+    await asyncio.wait_for(serving, 20)
+    assert server.sent[-1]["more_body"]
+    assert caplog.messages == []
+
+
+async def test_an_http_consumer_may_go_on_after_its_response(soon):
+    finished = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+        await asyncio.sleep(0.02)
+        finished.append(True)
+
+    server = Deaf({"type": "http.disconnect"})
+    await endpoint(app, "http").http(http_scope(), server.receive, server.send)
+    assert finished == [True]
+
+
+async def test_a_mounted_application_is_not_cancelled(soon):
+    finished = []
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(0.02)
+        finished.append(await receive())
+
+    consumer = Consumer("/x", "http", app, "app", mounted=True)
+    server = Deaf({"type": "http.disconnect"})
+    mount = Endpoint(consumer, OriginRule(), Limit(None), None)
+    await mount.http(http_scope(), server.receive, server.send)
+    assert finished == [{"type": "http.disconnect"}]
+
+
+@pytest.mark.parametrize("kind", ["websocket", "http"])
+async def test_a_sender_without_an_end_gives_others_their_turn(kind):
+    turned = asyncio.Event()
+
+    async def app(scope, receive, send):
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        more = {"type": "http.response.body", "body": b"x", "more_body": True}
+        if kind == "websocket":
+            await receive()
+            start = {"type": "websocket.accept"}
+            more = {"type": "websocket.send", "text": "x"}
+        await send(start)
+        while not turned.is_set():
+            await send(more)
+        if kind == "http":
+            await send({**more, "more_body": False})
+
+    asyncio.get_running_loop().call_soon(turned.set)
+    server = Deaf(CONNECT)
+    scope = http_scope() if kind == "http" else websocket_scope()
+    await getattr(endpoint(app, kind), kind)(scope, server.receive, server.send)

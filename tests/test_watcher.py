@@ -1,11 +1,19 @@
-"""A client that leaves a function which does not receive."""
+"""A client that leaves a consumer which does not receive."""
 
 import asyncio
+import sys
+from string import ascii_letters
 
 import pytest
 
 from pyramid_asgi_consumers import watcher
-from pyramid_asgi_consumers.watcher import Watcher
+from pyramid_asgi_consumers.watcher import (
+    BYTES,
+    MESSAGES,
+    RequestWatcher,
+    SenderWatcher,
+    Watcher,
+)
 
 LEFT = {"type": "websocket.disconnect", "code": 1001}
 
@@ -52,7 +60,8 @@ async def watched(server, func):
     """Run ``func(watcher)``; return the events with which the client left it."""
     left = []
     watching = Watcher(server.receive)
-    await asyncio.wait_for(watching.run(lambda: func(watching), left.append), 20)
+    run = watching.run(lambda: func(watching), left.append, "func", 60)
+    await asyncio.wait_for(run, 20)
     return left
 
 
@@ -87,20 +96,28 @@ async def test_a_function_that_is_busy_after_a_message_is_cancelled_too():
     assert await watched(server, func) == [LEFT]
 
 
-async def test_one_message_at_most_is_taken_in_advance():
-    server = Server(*map(text, "abcde"))
+@pytest.mark.parametrize(
+    ("length", "most"), [(1, MESSAGES), (BYTES // 4, 4), (BYTES // 4 - 1, 5), (2 * BYTES, 1)]
+)
+@pytest.mark.parametrize("kind", ["text", "bytes"])
+async def test_so_many_messages_at_most_are_taken_in_advance(length, most, kind):
+    messages = [letter * length for letter in ascii_letters[: 2 * most]]
+    if kind == "bytes":
+        messages = [message.encode() for message in messages]
+    server = Server(*({"type": "websocket.receive", kind: message} for message in messages))
 
     async def func(watching):
-        await until(lambda: server.asked)
+        await until(lambda: server.asked == most)
         # Many intervals go by.
         await asyncio.sleep(0.02)
-        assert server.asked == 1
-        received = [(await watching.receive())["text"] for _ in "abc"]
-        await until(lambda: server.asked == 4)
+        assert server.asked == most
+        received = [(await watching.receive())[kind]]
+        # There is room for another one.
+        await until(lambda: server.asked == most + 1)
         await asyncio.sleep(0.02)
-        assert server.asked == 4
-        received += [(await watching.receive())["text"] for _ in "de"]
-        assert "".join(received) == "abcde"
+        assert server.asked == most + 1
+        received += [(await watching.receive())[kind] for _ in messages[1:]]
+        assert received == messages
 
     assert await watched(server, func) == []
 
@@ -158,6 +175,7 @@ class Futures(Server):
     def receive(self):
         self.asked += 1
         self.future = asyncio.get_running_loop().create_future()
+        self.put = self.future.set_result
         return self.future
 
 
@@ -316,7 +334,7 @@ async def test_a_server_that_cancels_is_passed_on(looked):
             cleaned.append(True)
 
     watching = Watcher(server.receive)
-    served = asyncio.ensure_future(watching.run(lambda: func(watching), print))
+    served = asyncio.ensure_future(watching.run(lambda: func(watching), print, "func", 60))
     await started.wait()
     served.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -350,3 +368,433 @@ async def test_any_awaitable_will_do():
     done = asyncio.get_running_loop().create_future()
     done.set_result(None)
     assert await watched(Server(), lambda watching: done) == []
+
+
+async def test_what_the_server_raises_after_messages_in_advance_comes_after_them():
+    class Breaking(Server):
+        async def receive(self):
+            if self.asked == 2:
+                self.asked = 3
+                raise KeyError
+            return await super().receive()
+
+    server = Breaking(text("one"), text("two"))
+
+    async def func(watching):
+        await until(lambda: server.asked == 3)
+        assert [await watching.receive() for _ in "ab"] == [text("one"), text("two")]
+        # It is not looked again before the function knows.
+        await asyncio.sleep(0.02)
+        with pytest.raises(KeyError):
+            await watching.receive()
+
+    assert await watched(server, func) == []
+
+
+async def test_what_a_future_of_the_server_raises_as_a_receive_is_cancelled_is_raised(monkeypatch):
+    monkeypatch.setattr(watcher, "INTERVAL", 60)
+    server = Futures()
+
+    async def func(watching):
+        waiting = asyncio.ensure_future(watching.receive())
+        await asyncio.sleep(0)
+        server.future.set_exception(KeyError())
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        with pytest.raises(KeyError):
+            await watching.receive()
+
+    assert await watched(server, func) == []
+
+
+async def test_messages_in_advance_come_first_and_then_the_server_is_asked_itself(monkeypatch):
+    server = Server(*map(text, ascii_letters[:MESSAGES]))
+
+    async def func(watching):
+        await until(lambda: server.asked == MESSAGES)
+        monkeypatch.setattr(watcher, "INTERVAL", 60)
+        for letter in ascii_letters[:MESSAGES]:
+            assert await watching.receive() == text(letter)
+        assert server.asked == MESSAGES
+        server.put(text("late"))
+        assert await watching.receive() == text("late")
+
+    assert await watched(server, func) == []
+
+
+async def test_a_task_that_the_function_has_left_behind_still_receives():
+    server = Server(text("one"), text("two"))
+    watching = Watcher(server.receive)
+
+    async def func(watching):
+        await until(lambda: server.asked == 3)
+
+    await watching.run(lambda: func(watching), print, "func", 60)
+    server.put(text("three"))
+    assert await watching.receive() == text("three")
+
+
+# A function that goes on.
+
+
+async def lingering(caplog, leave_timeout, func):
+    server = Server(LEFT)
+    watching = Watcher(server.receive)
+
+    async def called():
+        await watching.receive()
+        watching.told()
+        await func(watching)
+
+    await asyncio.wait_for(watching.run(called, print, "the function", leave_timeout), 20)
+    return caplog.messages
+
+
+async def test_a_function_that_goes_on_when_it_has_been_told_is_cancelled(caplog):
+    cleaned = []
+
+    async def func(watching):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    line = "the function goes on 0.01 s after its client has left: cancelled"
+    assert await lingering(caplog, 0.01, func) == [line]
+    assert cleaned == [True]
+
+
+async def test_a_function_that_ends_in_time_is_not_cancelled(caplog):
+    async def func(watching):
+        await asyncio.sleep(0.02)
+
+    assert await lingering(caplog, 60, func) == []
+
+
+async def test_a_function_that_is_told_again_has_no_more_time(caplog):
+    async def func(watching):
+        while True:
+            watching.told()
+            await asyncio.sleep(0.001)
+
+    assert len(await lingering(caplog, 0.05, func)) == 1
+
+
+async def test_a_function_that_is_cancelled_has_the_time_it_needs_to_end(caplog):
+    server = Server(LEFT)
+    watching = Watcher(server.receive)
+    ended = []
+
+    async def func():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            watching.told()
+            await asyncio.sleep(0.05)
+            ended.append(True)
+
+    await watching.run(func, lambda event: watching.told(), "func", 0.01)
+    assert (ended, caplog.messages) == ([True], [])
+
+
+# Any websocket consumer.
+
+
+def looked_after(server):
+    watching = SenderWatcher(server.receive)
+
+    async def look():
+        await asyncio.sleep(0)
+        watching.look()
+
+    return watching, look
+
+
+async def left_within(watching, look, seconds=20):
+    end = asyncio.get_running_loop().time() + seconds
+    while not watching.left and asyncio.get_running_loop().time() < end:
+        await look()
+    return watching.left
+
+
+@pytest.mark.parametrize("kind", [Server, Futures])
+async def test_a_consumer_that_only_sends_hears_that_its_client_has_left(kind):
+    server = kind()
+    watching, look = looked_after(server)
+    waiting = asyncio.ensure_future(watching.receive())
+    await asyncio.sleep(0)
+    server.put({"type": "websocket.connect"})
+    assert await waiting == {"type": "websocket.connect"}
+    while server.asked == 1:
+        await look()
+    server.put(LEFT)
+    assert await left_within(watching, look)
+    assert await watching.receive() == LEFT
+    await watching.end()
+
+
+async def test_a_consumer_that_waits_for_an_event_is_left_alone():
+    server = Server()
+    watching, look = looked_after(server)
+    waiting = asyncio.ensure_future(watching.receive())
+    assert not await left_within(watching, look, 0.02)
+    server.put(LEFT)
+    assert await waiting == LEFT
+    assert server.asked == 1
+    await watching.end()
+
+
+async def test_a_consumer_whose_receive_tells_nothing_of_itself_is_left_alone():
+    class Awaitable:
+        def __await__(self):
+            yield
+
+    watching = SenderWatcher(Awaitable)
+    await watching.receive()
+
+    async def look():
+        await asyncio.sleep(0)
+        watching.look()
+
+    assert not await left_within(watching, look, 0.02)
+
+
+async def test_a_consumer_that_receives_now_and_then_gets_all_in_order():
+    server = Server(*map(text, "abc"))
+    watching, look = looked_after(server)
+    assert await watching.receive() == text("a")
+    while server.asked < 4:
+        await look()
+    server.put(text("d"))
+    assert [(await watching.receive())["text"] for _ in "bcd"] == list("bcd")
+    await watching.end()
+
+
+# An http consumer.
+
+EMPTY = {"type": "http.request", "body": b"", "more_body": False}
+GONE = {"type": "http.disconnect"}
+
+
+async def requested(server, func, method="GET"):
+    """Run ``func(watcher)`` for a request; return whether it was cancelled."""
+    watching = RequestWatcher({"method": method}, server.receive)
+    cancelled = []
+
+    async def called():
+        try:
+            await func(watching)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    await asyncio.wait_for(watching.run(called()), 20)
+    assert not getattr(asyncio.current_task(), "cancelling", int)()
+    return bool(cancelled)
+
+
+async def forever(watching):
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("events", [[EMPTY, GONE], [GONE]])
+async def test_an_http_consumer_is_cancelled_when_its_client_leaves(method, events):
+    assert await requested(Server(*events), forever, method)
+
+
+async def test_a_body_that_nobody_has_asked_for_is_not_asked_for():
+    server = Server(EMPTY, GONE)
+
+    async def func(watching):
+        await asyncio.sleep(0.02)
+        assert server.asked == 0
+
+    assert not await requested(server, func, "POST")
+
+
+async def test_an_http_consumer_that_has_read_its_body_is_cancelled_when_its_client_leaves():
+    part = {"type": "http.request", "body": b"part", "more_body": True}
+    server = Server(part, EMPTY, GONE)
+
+    async def func(watching):
+        assert await watching.receive() == part
+        await asyncio.sleep(0.02)
+        assert server.asked == 1
+        assert await watching.receive() == EMPTY
+        await asyncio.Event().wait()
+
+    assert await requested(server, func, "POST")
+
+
+async def test_what_was_taken_in_advance_is_received_once():
+    server = Server(EMPTY)
+
+    async def func(watching):
+        await until(lambda: server.asked == 2)
+        assert await watching.receive() == EMPTY
+        asyncio.get_running_loop().call_soon(server.put, GONE)
+        assert await watching.receive() == GONE
+        assert await watching.receive() == GONE
+        # It hears of it by itself.
+        await asyncio.sleep(0.02)
+        assert server.asked == 2
+
+    assert not await requested(server, func)
+
+
+async def test_a_body_that_a_get_request_has_after_all_waits_for_its_consumer():
+    parts = [
+        {"type": "http.request", "body": b"1", "more_body": True},
+        {"type": "http.request", "body": b"2", "more_body": True},
+        {"type": "http.request", "body": b"3", "more_body": False},
+    ]
+    server = Server(*parts)
+
+    async def func(watching):
+        await until(lambda: server.asked)
+        await asyncio.sleep(0.02)
+        assert server.asked == 1
+        assert [await watching.receive() for _ in parts] == parts
+
+    assert not await requested(server, func)
+
+
+async def test_a_server_without_an_end_of_events_is_not_asked_for_ever():
+    class Endless(Server):
+        async def receive(self):
+            self.asked += 1
+            return EMPTY
+
+    server = Endless()
+
+    async def func(watching):
+        await until(lambda: server.asked == MESSAGES)
+        await asyncio.sleep(0.02)
+        assert server.asked == MESSAGES
+
+    assert not await requested(server, func)
+
+
+async def test_several_tasks_may_wait_for_the_client_to_leave():
+    server = Server(EMPTY)
+
+    async def func(watching):
+        assert await watching.receive() == EMPTY
+        waiting = [asyncio.ensure_future(watching.receive()) for _ in "ab"]
+        # A look meanwhile finds them waiting.
+        await asyncio.sleep(0.02)
+        server.put(GONE)
+        server.put(GONE)
+        assert await asyncio.gather(*waiting) == [GONE, GONE]
+
+    assert not await requested(server, func)
+
+
+async def test_a_consumer_that_waits_for_its_body_is_looked_at_later():
+    server = Server()
+
+    async def func(watching):
+        waiting = asyncio.ensure_future(watching.receive())
+        await asyncio.sleep(0.02)
+        assert server.asked == 1
+        server.put(EMPTY)
+        assert await waiting == EMPTY
+        server.put(GONE)
+        await asyncio.Event().wait()
+
+    assert await requested(server, func)
+
+
+async def test_a_receive_of_an_http_consumer_that_is_cancelled_loses_nothing():
+    server = Server(EMPTY)
+
+    async def func(watching):
+        await until(lambda: server.asked == 2)
+        assert await watching.receive() == EMPTY
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(watching.receive(), 0.01)
+        server.put(GONE)
+        assert await watching.receive() == GONE
+
+    assert not await requested(server, func)
+
+
+async def test_a_response_that_has_ended_is_watched_no_longer():
+    server = Server(EMPTY)
+
+    async def func(watching):
+        await until(lambda: server.asked == 2)
+        watching.stop()
+        server.put(GONE)
+        await asyncio.sleep(0.02)
+        assert await watching.receive() == EMPTY
+        assert await watching.receive() == GONE
+
+    assert not await requested(server, func)
+
+
+async def test_what_the_server_raises_in_advance_is_raised_by_an_http_consumer_s_receive():
+    class Broken(Server):
+        async def receive(self):
+            self.asked += 1
+            raise KeyError
+
+    server = Broken()
+
+    async def func(watching):
+        await until(lambda: server.asked)
+        await asyncio.sleep(0.02)
+        with pytest.raises(KeyError):
+            await watching.receive()
+
+    assert not await requested(server, func)
+    assert server.asked == 1
+
+
+async def test_an_http_consumer_that_catches_its_cancellation_ends_as_it_likes():
+    ended = []
+
+    async def func(watching):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.02)
+        ended.append(True)
+
+    assert not await requested(Server(GONE), func)
+    assert ended == [True]
+
+
+async def test_what_an_http_consumer_raises_as_it_is_cancelled_is_raised():
+    async def func(watching):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await requested(Server(GONE), func)
+
+
+async def test_a_server_that_cancels_an_http_consumer_is_passed_on():
+    server = Server(EMPTY)
+    serving = asyncio.ensure_future(requested(server, forever))
+    await until(lambda: server.asked == 2)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
+async def test_a_server_that_cancels_besides_is_passed_on():
+    async def func(watching):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            serving.cancel()
+            await asyncio.sleep(0)
+
+    serving = asyncio.ensure_future(requested(Server(GONE), func))
+    await asyncio.wait({serving})
+    # Python 3.10 does not count cancellations.
+    assert serving.cancelled() is (sys.version_info >= (3, 11))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IRoutesMapper, ISecurityPolicy
@@ -16,6 +17,7 @@ from pyramid_asgi_consumers.interfaces import ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.threads import check_threads
+from pyramid_asgi_consumers.watcher import DEFAULT_LEAVE_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def make_asgi_app(config, wsgi_app=None):
         Lifespan(config.registry, factories, drain),
         rule,
         _number(settings, "asgi.max_connections", None),
+        _seconds(settings, "asgi.leave_timeout", DEFAULT_LEAVE_TIMEOUT),
     )
 
 
@@ -101,6 +104,18 @@ def _number(settings, name, default, least=1):
         raise ConfigurationError(
             f"{name} must be a whole number of at least {least}, not {value!r}"
         )
+    return number
+
+
+def _seconds(settings, name, default):
+    value = settings.get(name, default)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    # Not even NaN passes.
+    if not 0 < number < math.inf:
+        raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
     return number
 
 

@@ -1,0 +1,177 @@
+"""Clients that leave consumers which do not receive, on every ASGI server."""
+
+import contextlib
+
+import pytest
+
+from tests import clients
+from tests.clients import MIB
+from tests.servers import COMMANDS, TRACEBACK, running, wait_until
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    with running(request.param, directory, app="tests.leavingapp:app") as server:
+        yield server
+
+
+@pytest.fixture
+def quiet(server):
+    """The test leaves no traceback in the server's log."""
+    since = server.position()
+    yield
+    assert TRACEBACK not in server.logged(since)
+
+
+def happened(server, what):
+    return clients.get(server, "/state").json.get(what, 0)
+
+
+def wait_for_the_end(server, name, count=1):
+    wait_until(lambda: happened(server, f"{name} ended") == count, f"the end of {name}", server)
+
+
+def send_request(connection, path, method="GET", *lines):
+    head = [f"{method} {path} HTTP/1.1", f"Host: {clients.HOST}", *lines, "", ""]
+    connection.sendall("\r\n".join(head).encode())
+
+
+@contextlib.contextmanager
+def opened(server, path, **options):
+    """A websocket that reads what the test reads, and no more."""
+    with clients.raw(server, **options) as connection:
+        send_request(connection, path, "GET", *clients.UPGRADE)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1)
+        assert b" 101 " in head
+        yield connection
+
+
+def go(connection, how):
+    """Leave a websocket: say so and read what still comes, or reset the connection."""
+    if how == "resets":
+        return clients.leave(connection)
+    # The code 1000, masked with zeros.
+    connection.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
+    clients.read_to_end(connection)
+
+
+# Who sends without an end.
+
+FLOODS = ["flood", "plain_flood"]
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_websocket_that_is_flooded_leaves(server, quiet, kind, how):
+    name = f"{kind}-{how}"
+    with opened(server, f"/{kind}/{name}") as connection:
+        clients.read_bytes(connection, 10 * MIB)
+        # The others get their turn while it stays.
+        assert clients.get(server, "/").status == 200
+        go(connection, how)
+    wait_for_the_end(server, name)
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_a_response_without_an_end_is_left(server, quiet, how):
+    name = f"http-flood-{how}"
+    with clients.raw(server) as connection:
+        send_request(connection, f"/http_flood/{name}")
+        clients.read_bytes(connection, 10 * MIB)
+        assert clients.get(server, "/").status == 200
+        if how == "resets":
+            clients.leave(connection)
+    wait_for_the_end(server, name)
+
+
+# Who does not receive.
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+@pytest.mark.parametrize("kind", ["silent", "subscriber", "relaying"])
+def test_places_are_given_back(server, quiet, kind, how):
+    name = f"{kind}-{how}"
+    path = f"/{kind}/{name}"
+    for round in range(1, 3):
+        # Two are open at most.
+        with clients.websocket(server, path) as one, clients.websocket(server, path) as other:
+            for websocket in (one, other):
+                for message in ("first", "second"):
+                    websocket.send(message)
+                if how == "resets":
+                    clients.leave(websocket.socket)
+        wait_for_the_end(server, name, 2 * round)
+
+
+def test_a_client_that_sends_sixteen_messages_and_leaves_is_noticed(server, quiet):
+    with clients.websocket(server, "/silent/sixteen") as websocket:
+        for _ in range(15):
+            websocket.send("unread")
+    wait_for_the_end(server, "sixteen")
+
+
+def test_a_plain_consumer_that_only_sends_hears_of_it(server, quiet):
+    with opened(server, "/plain_ticks/plain-ticks") as connection:
+        clients.read_until(connection, b"tick")
+        go(connection, "closes")
+    wait_for_the_end(server, "plain-ticks")
+
+
+@pytest.mark.parametrize("path", ["http_events", "http_ticks", "guarded"])
+def test_an_http_consumer_that_only_sends_is_cancelled(server, quiet, path):
+    name = f"{path}-left"
+    with clients.raw(server) as connection:
+        send_request(connection, f"/{path}/{name}")
+        clients.read_until(connection, b"data: 1\n\n" if path != "http_ticks" else b"tick\n")
+    wait_for_the_end(server, name)
+
+
+def test_an_http_consumer_that_has_not_answered_is_cancelled(server, quiet):
+    with clients.raw(server) as connection:
+        send_request(connection, "/http_waits/waits")
+        wait_until(lambda: happened(server, "waits began"), "the request", server)
+    wait_for_the_end(server, "waits")
+
+
+def test_an_http_consumer_that_has_read_its_body_is_cancelled(server, quiet):
+    with clients.raw(server) as connection:
+        send_request(connection, "/http_upload/upload", "POST", "Content-Length: 100000")
+        connection.sendall(b"x" * 100000)
+        clients.read_until(connection, b"100000 read\n")
+    wait_for_the_end(server, "upload")
+
+
+def test_an_http_consumer_that_receives_hears_of_it_and_goes_on(server, quiet):
+    with clients.raw(server) as connection:
+        send_request(connection, "/http_listens/listens")
+        clients.read_until(connection, b"listening")
+    wait_for_the_end(server, "listens")
+    assert happened(server, "listens heard of it") == 1
+    assert happened(server, "listens finished") == 1
+
+
+def test_an_http_consumer_that_has_answered_goes_on(server, quiet):
+    with clients.raw(server) as connection:
+        send_request(connection, "/http_afterwards/afterwards", "GET", "Connection: close")
+        clients.read_until(connection, b"done")
+    wait_for_the_end(server, "afterwards")
+    assert happened(server, "afterwards finished") == 1
+
+
+# Who has been told.
+
+
+@pytest.mark.parametrize("how", ["iteration", "receive", "wait_closed", "send"])
+def test_a_function_that_goes_on_is_cancelled(server, quiet, how):
+    since = server.position()
+    name = f"lingers-{how}"
+    with opened(server, f"/lingers/{how}/{name}") as connection:
+        clients.read_until(connection, b"hello")
+        go(connection, "closes")
+    wait_for_the_end(server, name)
+    if how != "send":
+        # There the watcher may have been faster.
+        assert server.logged(since).count("goes on 0.5 s after its client has left") == 1
