@@ -124,18 +124,20 @@ class InvalidEvent(ChannelsError):
 class SubscriptionOverflow(ChannelsError):
     """A subscriber with ``overflow="close"`` was slower than what was published.
 
-    ``channels`` are the names it subscribed to, ``max_queue`` the events and ``max_bytes`` the
-    bytes that could wait for it. Uncaught, it closes a websocket with 1013, "try again later";
-    before the accept it is a 503.
+    ``channels`` are the names it subscribed to, ``max_queue`` the events that could wait for it,
+    ``max_bytes`` the bytes, where these were too few, else None. Uncaught, it closes a websocket
+    with 1013, "try again later"; before the accept it is a 503.
     """
 
     close_code = 1013
     status = 503
 
-    def __init__(self, channels: tuple[str, ...], max_queue: int, max_bytes: int, of: str) -> None:
-        bound = f"{max_queue} events" if of == "max_queue" else f"{max_bytes} bytes"
+    def __init__(
+        self, channels: tuple[str, ...], max_queue: int, max_bytes: int | None = None
+    ) -> None:
+        bound = f"{max_queue} events" if max_bytes is None else f"{max_bytes} bytes"
         super().__init__(
-            f"More than {bound} ({of}) waited for a subscriber of {Shown(', '.join(channels))}"
+            f"More than {bound} waited for a subscriber of {Shown(', '.join(channels))}"
         )
         self.channels = channels
         self.max_queue = max_queue

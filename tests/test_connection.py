@@ -145,12 +145,11 @@ async def test_a_consumer_that_is_too_slow_is_asked_to_try_again_later(accepts, 
         await receive()
         if accepts:
             await send({"type": "websocket.accept"})
-        raise SubscriptionOverflow(("room",), 5, 1000, "max_queue")
+        raise SubscriptionOverflow(("room",), 5)
 
     events = await run_endpoint(app)
     assert last in [event.get("code") or event.get("status") for event in events]
-    line = "closes with 1013: More than 5 events (max_queue) waited for a subscriber of 'room'"
-    assert line in caplog.text
+    assert "closes with 1013: More than 5 events waited for a subscriber of 'room'" in caplog.text
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, AttributeError])

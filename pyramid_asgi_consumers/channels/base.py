@@ -486,9 +486,11 @@ class Subscription:
 
     def _make_room(self, size: int) -> bool:
         if self._closes:
-            of = "max_queue" if len(self._queue) >= self._limit else "max_bytes"
             self._overflows.count(self.channels)
-            self._error = SubscriptionOverflow(self.channels, self._limit, self._most_bytes, of)
+            full = len(self._queue) >= self._limit
+            self._error = SubscriptionOverflow(
+                self.channels, self._limit, None if full else self._most_bytes
+            )
             self._limit = 0
             self._ended = True
             self._queue.clear()
