@@ -32,9 +32,18 @@ def state(request):
     return Response(json_body=happened)
 
 
-def publish(request):
-    request.channels.publish(request.params["channel"], "news")
-    return Response("published")
+def endless(request):
+    """Bytes without an end, made by a thread as fast as it can."""
+    name = request.params["name"]
+
+    def body():
+        try:
+            while True:
+                yield FILLER
+        finally:
+            happened[f"{name} ended"] += 1
+
+    return Response(app_iter=body(), content_type="application/octet-stream")
 
 
 # Functions of a WebSocket.
@@ -197,7 +206,7 @@ def noted(func):
 def make_app():
     with Configurator(settings={"asgi.leave_timeout": "0.5"}) as config:
         config.include("pyramid_asgi_consumers")
-        for view in (home, state, publish):
+        for view in (home, state, endless):
             path = "/" if view is home else f"/{view.__name__}"
             config.add_route(view.__name__, path)
             config.add_view(view, route_name=view.__name__)

@@ -87,6 +87,18 @@ def test_a_response_without_an_end_is_left(server, quiet, how):
     wait_for_the_end(server, name)
 
 
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_a_view_s_body_without_an_end_is_left(server, quiet, how):
+    name = f"view-{how}"
+    with clients.raw(server) as connection:
+        send_request(connection, f"/endless?name={name}")
+        clients.read_bytes(connection, 10 * MIB)
+        assert clients.get(server, "/").status == 200
+        if how == "resets":
+            clients.leave(connection)
+    wait_for_the_end(server, name)
+
+
 # Who does not receive.
 
 
