@@ -153,7 +153,8 @@ class TestApp(webtest.TestApp):
         raises, the consumer is cancelled.
 
         Raises :class:`.WebSocketDenied` where it is refused, TimeoutError where the consumer does
-        not answer, or does not end when the websocket is closed, within 5 seconds.
+        not answer within 5 seconds, or does not end within 5 seconds and ``asgi.leave_timeout``
+        when the websocket is closed.
         """
         if url.startswith(("ws:", "wss:")):
             url = "http" + url[2:]
@@ -284,13 +285,15 @@ class TestWebSocket:
 
         ``code`` and ``reason`` are what the consumer is told. Messages that were sent before are
         still the consumer's to receive, and what it sends can still be received. Raises
-        TimeoutError where it does not end within 5 seconds.
+        TimeoutError where it does not end within 5 seconds and ``asgi.leave_timeout``.
         """
         call = self._call
         call.leave(code, reason)
-        if not call.server.wait(lambda: call.done, TIMEOUT):
+        # A function that goes on is cancelled, as on a server.
+        timeout = TIMEOUT + call.server.app.leave_timeout
+        if not call.server.wait(lambda: call.done, timeout):
             raise TimeoutError(
-                f"The consumer of {call.scope['path']} did not end within {TIMEOUT} s after the"
+                f"The consumer of {call.scope['path']} did not end within {timeout:g} s after the"
                 f" websocket was closed; it is at {call.task!r}"
             )
         self.close_code, self.close_reason = call.closed

@@ -729,10 +729,53 @@ def test_a_consumer_that_does_not_end_with_its_client(monkeypatch):
         finally:
             ended.append(True)
 
+    app = make(None, ("/ws", "websocket", consumer), **{"asgi.leave_timeout": "0.25"})
     with pytest.raises(TimeoutError, match="consumer of /ws did not end within 0.5 s after"):
-        with websocket_app(consumer).websocket("/ws"):
-            monkeypatch.setattr(testing, "TIMEOUT", 0.5)
+        with TestApp(app).websocket("/ws"):
+            monkeypatch.setattr(testing, "TIMEOUT", 0.25)
     assert ended == [True]
+
+
+def function_app(func, **settings):
+    with Configurator(settings=settings) as config:
+        config.include("pyramid_asgi_consumers")
+        config.add_websocket("/ws", func)
+        return TestApp(config.make_asgi_app())
+
+
+def test_a_function_that_goes_on_is_cancelled_as_on_a_server(caplog):
+    ended = []
+
+    async def func(websocket):
+        await websocket.accept()
+        try:
+            await websocket.wait_closed()
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with function_app(func, **{"asgi.leave_timeout": "0.01"}).websocket("/ws"):
+        pass
+    assert ended == [True]
+    assert [message.partition(" goes on ")[2] for message in caplog.messages] == [
+        "0.01 s after its client has left: cancelled"
+    ]
+
+
+def test_a_function_that_has_not_received_is_cancelled_as_on_a_server(caplog):
+    ended = []
+
+    async def func(websocket):
+        await websocket.accept()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with function_app(func).websocket("/ws") as websocket:
+        for message in ("one", "two"):
+            websocket.send(message)
+    assert (ended, caplog.messages) == ([True], [])
 
 
 def test_a_test_that_fails_midway_leaves_nothing_running():

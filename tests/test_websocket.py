@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import textwrap
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -70,8 +71,8 @@ async def opened(*events, **scope):
     return websocket, server
 
 
-def application(func, path="/ws", **arguments):
-    config = Configurator()
+def application(func, path="/ws", settings=None, **arguments):
+    config = Configurator(settings=settings)
     config.include("pyramid_asgi_consumers")
     config.add_websocket(path, func, **arguments)
     return config.make_asgi_app()
@@ -641,6 +642,113 @@ async def test_a_function_that_has_closed_may_take_its_time(monkeypatch):
 
     await serve(func, left())
     assert done == [True]
+
+
+async def gone(event):
+    raise Gone
+
+
+async def hears_by_iteration(websocket):
+    await websocket.accept()
+    async for _ in websocket:
+        pass
+
+
+async def hears_by_receive(websocket):
+    await websocket.accept()
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive()
+
+
+async def hears_by_wait_closed(websocket):
+    await websocket.accept()
+    await websocket.wait_closed()
+
+
+async def hears_by_accept(websocket):
+    websocket._send = gone
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.accept()
+
+
+async def hears_by_send(websocket):
+    await websocket.accept()
+    websocket._send = gone
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.send("hello")
+
+
+@pytest.mark.parametrize(
+    "hears",
+    [hears_by_iteration, hears_by_receive, hears_by_wait_closed, hears_by_accept, hears_by_send],
+)
+async def test_a_function_that_goes_on_is_cancelled(hears, caplog):
+    ended = []
+
+    async def func(websocket):
+        await hears(websocket)
+        # A task that does something for the client need not hear of it.
+        beside = asyncio.ensure_future(asyncio.Event().wait())
+        try:
+            await beside
+        finally:
+            ended.append(beside.cancelled())
+
+    await serve(func, left(), settings={"asgi.leave_timeout": "0.01"})
+    assert ended == [True]
+    name = "function tests.test_websocket.func"
+    assert caplog.messages == [f"{name} goes on 0.01 s after its client has left: cancelled"]
+
+
+async def test_a_function_that_has_denied_may_take_its_time(caplog):
+    done = []
+
+    async def func(websocket):
+        await websocket.deny(HTTPConflict())
+        await asyncio.sleep(0.05)
+        done.append(True)
+
+    await serve(func, left(), settings={"asgi.leave_timeout": "0.01"})
+    assert (done, caplog.messages) == ([True], [])
+
+
+async def test_a_function_that_relays_and_does_not_receive_ends_with_its_client(monkeypatch):
+    monkeypatch.setattr(watcher, "INTERVAL", 0.001)
+    ended = []
+
+    async def func(websocket):
+        await websocket.accept()
+        async with websocket.relay("room"):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(True)
+
+    await serve(func, text("unread"), left())
+    assert ended == [True]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_work_in_a_request_is_finished_when_the_client_leaves(monkeypatch):
+    monkeypatch.setattr(watcher, "INTERVAL", 0.001)
+    go_on, finished = threading.Event(), threading.Event()
+    ended = []
+
+    def work(request):
+        assert go_on.wait(20)
+        finished.set()
+
+    async def func(websocket):
+        await websocket.accept()
+        try:
+            await websocket.run_in_request(work)
+        finally:
+            ended.append(True)
+
+    await serve(func, left(), permission=NO_PERMISSION_REQUIRED)
+    assert (ended, finished.is_set()) == ([True], False)
+    go_on.set()
+    assert await asyncio.to_thread(finished.wait, 20)
 
 
 # The directive and the decorator.
