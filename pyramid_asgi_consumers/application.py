@@ -1,7 +1,7 @@
 """Looks at one scope and hands it on."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from zope.interface import implementer
@@ -21,10 +21,27 @@ from pyramid_asgi_consumers.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 
 log = logging.getLogger(__name__)
 
+_NOT_GIVEN = object()
+
+
+class ConsumerScope(dict):
+    """The scope of one connection to a consumer."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == "state":
+            raise KeyError(
+                'scope["state"] is not there: no lifespan has run, so that no context of'
+                " add_asgi_lifespan was entered. Tests run it with `with TestApp(app)`"
+            )
+        raise KeyError(key)
+
 
 @implementer(IASGIApplication)
 class ASGIApplication:
     """What an ASGI server serves.
+
+    Called as a WSGI application, with an environ and ``start_response``, it answers its pages.
+    What it does not have itself, such as ``invoke_request``, is that of the WSGI application.
 
     ``registry`` holds the consumers; ``bridge`` serves every http request that none of them takes;
     ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
@@ -52,14 +69,57 @@ class ASGIApplication:
         self.limit = Limit(max_connections)
         self.leave_timeout = leave_timeout
         self._endpoints: dict[Consumer, Endpoint] = {}
+        self._was_wsgi = False
+        # Servers look here whether it is a coroutine function; a call looks at the class.
+        self.__call__ = self._serve
+
+    def __copy__(self) -> "ASGIApplication":
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        copied.__call__ = copied._serve
+        return copied
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "bridge" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.wsgi_app, name)
 
     @property
     def wsgi_app(self) -> Callable[..., Any]:
         """The WSGI application behind the bridge."""
         return self.bridge.wsgi_application
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Serve one ``scope``; ValueError for a type that is not known."""
+    def __call__(
+        self, scope: dict[str, Any], receive: Any, send: Any = _NOT_GIVEN
+    ) -> Awaitable[None] | Iterable[bytes]:
+        """Serve one ``scope``; ValueError for a type that is not known.
+
+        With an environ and ``start_response`` it is a WSGI application (PEP 3333). TypeError for
+        anything else.
+        """
+        if send is _NOT_GIVEN:
+            return self._answer_wsgi(scope, receive)
+        return self._serve(scope, receive, send)
+
+    def _answer_wsgi(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        if not isinstance(environ, dict):
+            # Uvicorn takes a function that is not async for an ASGI 2 application.
+            reason = (
+                "The server has called what makes the application with each scope: give it the"
+                " application, or the option --factory and a function without arguments"
+            )
+            log.error(reason)
+            raise TypeError(reason)
+        if not self._was_wsgi:
+            self._was_wsgi = True
+            log.warning(
+                "Called as a WSGI application: pages are answered, consumers are not reached, and"
+                " lifespan contexts are not entered. An ASGI server serves all (Uvicorn, Daphne,"
+                " Hypercorn, Granian, gunicorn -k asgi)"
+            )
+        return self.wsgi_app(environ, start_response)
+
+    async def _serve(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind == "lifespan":
             return await self.lifespan(scope, receive, send)
@@ -107,14 +167,12 @@ class ASGIApplication:
         if found is None:
             return None
         consumer, path_params = found
-        own = {
-            **scope,
-            "root_path": root_path,
-            "path_params": path_params,
-            "url_route": {"args": (), "kwargs": path_params},
-            "pyramid.registry": self.registry,
-            LEAVE_TIMEOUT: self.leave_timeout,
-        }
+        own = ConsumerScope(scope)
+        own["root_path"] = root_path
+        own["path_params"] = path_params
+        own["url_route"] = {"args": (), "kwargs": path_params}
+        own["pyramid.registry"] = self.registry
+        own[LEAVE_TIMEOUT] = self.leave_timeout
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
             endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)
