@@ -18,7 +18,7 @@ from pyramid_asgi_consumers.coroutines import SERVER, Receive
 from pyramid_asgi_consumers.environ import build_environ, origin_form
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
-from pyramid_asgi_consumers.threads import Settler, ThreadPool
+from pyramid_asgi_consumers.threads import Settler, ThreadPool, adopt
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class WSGIBridge(WsgiToAsgi):
         self.shutdown_timeout = shutdown_timeout
         self.multiprocess = multiprocess
         self.root_path = root_path
-        self.pool = ThreadPool(threads, "asgi-view")
+        self.pool = ThreadPool(threads, "asgi-view", "views (asgi.threads)")
         self._ahead = Ahead()
         self._settler: Settler | None = None
 
@@ -95,7 +95,7 @@ class WSGIBridge(WsgiToAsgi):
             settler = self._settler = Settler(loop)
         response = Response(self.wsgi_application, environ, body, settler, self.pool, self._ahead)
         try:
-            self.pool.submit(partial(contextvars.copy_context().run, response.run))
+            self.pool.submit(partial(response.context.run, response.run))
         except RuntimeError as error:
             body.close()
             return await fail(scope, send, False, error)
@@ -103,11 +103,11 @@ class WSGIBridge(WsgiToAsgi):
             await response.send_to(receive, send)
         except OSError as error:
             if error is response.error and not isinstance(error, ClientDisconnected):
-                await fail(scope, send, response.sent, error)
+                await fail(scope, send, response.sent, error, response.context)
             else:
                 log.debug("The client left: %s %r", scope["method"], scope["path"])
         except Exception as error:
-            await fail(scope, send, response.sent, error)
+            await fail(scope, send, response.sent, error, response.context)
 
     async def drain(self) -> None:
         """Wait until no view runs, at most ``shutdown_timeout`` seconds."""
@@ -133,14 +133,25 @@ async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def fail(scope: dict[str, Any], send: Send, started: bool, error: BaseException) -> None:
+async def fail(
+    scope: dict[str, Any],
+    send: Send,
+    started: bool,
+    error: BaseException,
+    context: contextvars.Context | None = None,
+) -> None:
     """End an http request whose application raised ``error``.
 
     Logged, and answered with 500. Where the response has ``started`` the server is to break the
-    connection off: ``error`` is raised for it, and logged by it, but on Daphne.
+    connection off: ``error`` is raised for it, and logged by it, but on Daphne. ``context`` is that
+    in which the application ran: who reports errors (Sentry) notes there that it has done so.
     """
+    context = contextvars.copy_context() if context is None else context.copy()
     if started and not quirks.break_off(send):
+        adopt(context)
         raise error
-    log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
+    report = partial(log.error, "%s %r failed", scope["method"], scope["path"], exc_info=error)
+    # The answer is sent in the server's own context: it may begin the next request in that.
+    context.run(report)
     if not started:
         await refuse(scope, send, 500)

@@ -14,6 +14,7 @@ from pyramid.httpexceptions import HTTPException
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.bridge import fail, refuse
 from pyramid_asgi_consumers.denial import deny, rendered
+from pyramid_asgi_consumers.early import EarlyEvents
 from pyramid_asgi_consumers.exceptions import (
     BadRequest,
     ClientDisconnected,
@@ -74,10 +75,11 @@ class Endpoint:
         if reason is not None:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await deny(scope, send, 403)
-        with self.limit, self.process:
-            headers = await self._admitted(scope, partial(deny, scope, send))
-            if headers is not None:
-                await self._serve_websocket(scope, receive, send, headers)
+        async with EarlyEvents(receive) as early:
+            with self.limit, self.process:
+                headers = await self._admitted(scope, early, partial(deny, scope, send))
+                if headers is not None:
+                    await self._serve_websocket(scope, early.receive, send, headers)
 
     async def _serve_websocket(
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
@@ -151,10 +153,11 @@ class Endpoint:
         """Serve an http request."""
         if self._is_full():
             return await refuse(scope, send, 503)
-        with self.limit, self.process:
-            headers = await self._admitted(scope, partial(_answer, scope, send))
-            if headers is not None:
-                await self._serve_http(scope, receive, send, headers)
+        async with EarlyEvents(receive) as early:
+            with self.limit, self.process:
+                headers = await self._admitted(scope, early, partial(_answer, scope, send))
+                if headers is not None:
+                    await self._serve_http(scope, early.receive, send, headers)
 
     async def _serve_http(
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
@@ -209,21 +212,27 @@ class Endpoint:
             return (500,)
 
     async def _admitted(
-        self, scope: dict[str, Any], refuse: Callable[..., Awaitable[None]]
+        self,
+        scope: dict[str, Any],
+        early: EarlyEvents,
+        refuse: Callable[..., Awaitable[None]],
     ) -> Headers | None:
         # Completes the scope and returns the headers that the consumer's answer gets besides its
         # own; or refuses, and returns None.
         if self.consumer.route_name is None:
             return []
         try:
-            outcome = await self.handshakes.admit(self.consumer, scope)
+            left = early.left if quirks.tells_who_left_early(scope) else None
+            outcome = await self.handshakes.admit(self.consumer, scope, left)
+        except ClientDisconnected as error:
+            log.debug("No handshake to %s: %s", self.consumer, error)
+            # Nobody gets this, but servers log a connection that was not answered.
+            with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
+                await refuse(503)
+            return None
         except BadRequest as error:
             log.info("400 for a handshake to %s: %s", self.consumer, error)
             await refuse(400)
-            return None
-        except Exception:
-            log.exception("The handshake of %s failed", self.consumer)
-            await refuse(500)
             return None
         if isinstance(outcome, Refusal):
             await refuse(outcome.status, outcome.headers, outcome.body)

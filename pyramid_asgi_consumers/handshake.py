@@ -6,11 +6,12 @@ the view that was added for the consumer, and back. :class:`ExchangeRoutesMapper
 """
 
 import asyncio
+import contextvars
 import inspect
 import io
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,12 @@ from zope.interface import implementer
 from pyramid_asgi_consumers.cookies import Cookies
 from pyramid_asgi_consumers.coroutines import SERVER
 from pyramid_asgi_consumers.environ import build_environ
+from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.lanes import Lane
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.response import HOP_BY_HOP, checked_headers
-from pyramid_asgi_consumers.threads import ThreadPool
+from pyramid_asgi_consumers.threads import ThreadPool, adopt
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ async def run_in_request(scope: Mapping[str, Any], func: Callable[..., Any], *ar
     ``scope`` is that of a guarded consumer. The request has the headers of its handshake and goes
     through tweens, root factory and permission in a worker thread: with pyramid_tm it is one
     transaction, committed when ``func`` returns and aborted when it raises. Cookies that one such
-    request sets are sent with the next. Cancelling the caller does not stop ``func``.
+    request sets are sent with the next. Cancelling the caller does not stop a ``func`` that runs:
+    its transaction commits or aborts by itself. Before a thread was free for it, it never runs.
 
     Raises what ``func`` raises, or what kept it from being run or its work from being kept:
     ``HTTPForbidden`` where the permission is gone, a failed commit, an ``HTTPException`` with the
@@ -99,6 +103,7 @@ class Exchange:
         self.path_params = path_params
         self.work = work
         self.token = secrets.token_hex(16)
+        self.context_vars = contextvars.copy_context()
         self.request: Request | None = None
         #: What ``work`` returned or raised, at the last attempt.
         self.result: Any = None
@@ -126,6 +131,14 @@ class Exchange:
             raise
         request.response.headers[TOKEN] = self.token
         return request.response
+
+    def log(self, log: Callable[..., object], *message: object) -> None:
+        """Call ``log(*message)`` with the contextvars that the request left.
+
+        Who reports errors (Sentry) notes there which one was reported, and by whose request.
+        """
+        # The thread may be inside the context still.
+        self.context_vars.copy().run(log, *message)
 
     def succeeded(self, response: Response) -> bool:
         """Whether ``response``, which came out at the end, is the view's own and a success."""
@@ -210,17 +223,18 @@ def exchange_view(context: Any, request: Request) -> Response:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The response with which a handshake was refused."""
+    """The response with which a handshake was refused; without headers it is a line of text."""
 
     status: int
-    headers: Headers
-    body: bytes
+    headers: Headers | None = None
+    body: bytes | None = None
 
 
 class Handshakes:
     """Sends exchanges through ``wsgi_app``, in up to ``threads`` threads of their own.
 
-    ``multiprocess`` becomes ``wsgi.multiprocess``.
+    Half of the threads are free for handshakes whatever ``run_in_request`` calls do, and the other
+    way round. ``multiprocess`` becomes ``wsgi.multiprocess``.
     """
 
     def __init__(
@@ -229,20 +243,39 @@ class Handshakes:
         self.wsgi_app = wsgi_app
         self.multiprocess = multiprocess
         self.pool = ThreadPool(threads, "asgi-handshake")
+        most = threads - threads // 2
+        self.handshakes = Lane(self.pool, most, "handshakes (half of asgi.handshake_threads)")
+        self.calls = Lane(self.pool, most, "run_in_request (half of asgi.handshake_threads)")
 
-    async def admit(self, consumer: Consumer, scope: dict[str, Any]) -> "Admission | Refusal":
+    async def admit(
+        self,
+        consumer: Consumer,
+        scope: dict[str, Any],
+        left: Callable[[], Awaitable[bool]] | None,
+    ) -> "Admission | Refusal":
         """Make the handshake of ``consumer`` that ``scope`` describes.
 
-        Raises what the application raises, :class:`.WSGIError` for headers that cannot be sent,
-        and :class:`.BadRequest` where no request can be made of the scope.
+        What the application raises, or answers with headers that cannot be sent, is logged, and a
+        refusal with 500. ``left`` tells whether the client leaves, as for :meth:`.Lane.run`.
+
+        Raises :class:`.BadRequest` where no request can be made of the scope, and
+        :class:`.ClientDisconnected` where the client left before the handshake began.
         """
         admission = Admission(self, consumer, scope)
         exchange = Exchange(consumer.route_name, scope["path_params"], admission.admit)
-        response = await self.send(exchange, admission.environ(), admission.cookies)
-        succeeded = exchange.succeeded(response)
-        response.headers.pop(TOKEN, None)
-        headers = [header for header in response.headerlist if header[0].lower() not in HOP_BY_HOP]
-        sendable = checked_headers(headers)
+        environ = admission.environ()
+        try:
+            response = await self.send(self.handshakes, exchange, environ, admission.cookies, left)
+            succeeded = exchange.succeeded(response)
+            response.headers.pop(TOKEN, None)
+            sendable = checked_headers(
+                [header for header in response.headerlist if header[0].lower() not in HOP_BY_HOP]
+            )
+        except ClientDisconnected:
+            raise
+        except Exception:
+            exchange.log(log.exception, "The handshake of %s failed", consumer)
+            return Refusal(500)
         if not succeeded:
             return Refusal(response.status_int, sendable, response.body)
         admission.headers = [
@@ -252,11 +285,19 @@ class Handshakes:
         ]
         return admission
 
-    async def send(self, exchange: Exchange, environ: dict[str, Any], cookies: Cookies) -> Response:
+    async def send(
+        self,
+        lane: Lane,
+        exchange: Exchange,
+        environ: dict[str, Any],
+        cookies: Cookies,
+        left: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Response:
         """Send ``exchange`` through the application; return the response, read and closed.
 
         The request has ``cookies`` as they are when its turn comes. They take over those that the
         response sets, also where the caller is cancelled meanwhile: what the request did is done.
+        ``lane`` runs it; ``left`` is as for :meth:`.Lane.run`.
         """
         environ["wsgi.input"] = io.BytesIO()
         # The body stays with the consumer.
@@ -273,7 +314,7 @@ class Handshakes:
             cookies.update(response.headers.getall("Set-Cookie"))
             return response
 
-        return await self.pool.run(call)
+        return await lane.run(exchange.context_vars.run, call, left=left)
 
     async def drain(self, timeout: float) -> None:
         """Wait until no exchange is under way, at most ``timeout`` seconds."""
@@ -325,11 +366,15 @@ class Admission:
         exchange = Exchange(self.consumer.route_name, self.scope["path_params"], work)
         error = None
         try:
-            response = await self.handshakes.send(exchange, self.environ(), self.cookies)
+            response = await self.handshakes.send(
+                self.handshakes.calls, exchange, self.environ(), self.cookies
+            )
         except Exception as raised:
             error = raised
+            adopt(exchange.context_vars)
         # What func raised comes first, whatever tweens and exception views have made of it.
         if exchange.error is not None:
+            adopt(exchange.context_vars)
             error = exchange.error
         if error is None:
             if exchange.succeeded(response):

@@ -246,6 +246,14 @@ def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
     return list(merged.items())
 
 
+def tells_who_left_early(scope: Mapping[str, Any]) -> bool:
+    """Whether ``receive`` tells of a client that leaves before its request was answered.
+
+    Granian 2.8.9 does not for a websocket, and what waits there then never ends.
+    """
+    return scope["type"] != "websocket" or not _is_granian(scope)
+
+
 def _is_granian(scope: Mapping[str, Any]) -> bool:
     # It alone offers this to a websocket.
     return "http.response.pathsend" in (scope.get("extensions") or ())

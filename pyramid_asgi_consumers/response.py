@@ -5,13 +5,14 @@
 """
 
 import asyncio
+import contextvars
 import logging
 import os
 import re
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
 from pyramid_asgi_consumers import quirks
@@ -155,6 +156,8 @@ class Response:
         self.settler = settler
         self.pool = pool
         self.ahead = ahead
+        #: The contextvars of :meth:`run`, which is to be called in it.
+        self.context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._chunks: deque[bytes] = deque()
         self._news = settler.loop.create_future()
@@ -450,7 +453,9 @@ class Response:
         with self._lock:
             error, self._unheard = self._unheard, None
         if error is not None and not isinstance(error, ClientDisconnected):
-            log.error("A request that nobody waits for any more failed", exc_info=error)
+            message = "A request that nobody waits for any more failed"
+            # A copy: the thread may be inside it.
+            self.context.copy().run(partial(log.error, message, exc_info=error))
 
     async def _send_file(self, send: Send) -> None:
         left = self._length

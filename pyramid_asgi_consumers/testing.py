@@ -35,6 +35,7 @@ from pyramid_asgi_consumers.exceptions import (
     WebSocketDisconnect,
 )
 from pyramid_asgi_consumers.handshake import EXCHANGE
+from pyramid_asgi_consumers.lanes import Lane
 from pyramid_asgi_consumers.lifespan import Lifespan, running
 from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.threads import ThreadPool
@@ -351,7 +352,8 @@ class _Server:
         self.app.bridge.wsgi_application = _watched(wsgi_app)
         self.app.handshakes = copy.copy(app.handshakes)
         self.app.handshakes.wsgi_app = _watched(wsgi_app)
-        self.app.bridge.pool = self.app.handshakes.pool = _CallingThreads(1)
+        self.app.bridge.pool = self.app.handshakes.pool = pool = _CallingThreads(1)
+        self.app.handshakes.handshakes = self.app.handshakes.calls = _CallingLane(pool, 1, "tests")
         self.app.mapper = _WatchedConsumers(app.mapper)
         self.app.limit = Limit(app.limit.most)
         self.app._endpoints = {}
@@ -656,6 +658,13 @@ class _CallingThreads(ThreadPool):
     async def drain(self, timeout: float) -> bool:
         # That thread waits for them itself.
         return True
+
+
+class _CallingLane(Lane):
+    """Leaves jobs to the threads of its pool: no call waits for another's."""
+
+    async def run(self, function: Callable[..., object], *args: object, left: Any = None) -> object:
+        return await self.pool.run(function, *args)
 
 
 def _watched(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:

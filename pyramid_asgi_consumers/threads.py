@@ -6,12 +6,20 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from pyramid_asgi_consumers.raised import carried
 
 log = logging.getLogger(__name__)
+
+# All threads may be busy for so many seconds before that is logged, and then at most so often.
+CROWDED = 0.2
+LOG_INTERVAL = 60.0
+
+Job = Callable[[], object]
 
 
 def check_threads() -> None:
@@ -34,29 +42,37 @@ class ThreadPool:
     A thread is started when a job finds none free, so an unused pool has none. After a fork the
     child starts threads of its own: a server may preload the application.
 
-    ``size`` is the greatest number of threads; ``name`` is what they are called. Raises ValueError
-    for a ``size`` below 1.
+    ``size`` is the greatest number of threads; ``name`` is what they are called. Where jobs wait
+    because all threads are busy a warning says so, once a minute, with ``purpose``, what they are
+    for; without ``purpose`` none does. Raises ValueError for a ``size`` below 1.
     """
 
-    def __init__(self, size: int, name: str = "asgi") -> None:
+    def __init__(self, size: int, name: str = "asgi", purpose: str | None = None) -> None:
         if size < 1:
             raise ValueError(f"ThreadPool: size must be at least 1, not {size!r}")
         self.size = size
         self.name = name
-        self._crew: _Crew | None = None
+        self.purpose = purpose
+        self._crew: Crew | None = None
         self._pid: int | None = None
 
-    def submit(self, job: Callable[[], object]) -> None:
+    def submit(self, job: Job) -> None:
         """Run ``job`` in a thread, after those that were submitted earlier.
 
         What ``job`` returns is dropped; what it raises is logged. Raises RuntimeError where not one
         thread can be started, or where it would be none (:func:`check_threads`).
         """
         if self._pid != os.getpid():
-            check_threads()
-            self._crew = _Crew(self.size, self.name)
-            self._pid = os.getpid()
+            self.crew()
         self._crew.submit(job)
+
+    def crew(self) -> "Crew":
+        """The threads of this process."""
+        if self._pid != os.getpid():
+            check_threads()
+            self._crew = Crew(self.size, self.name, self.purpose)
+            self._pid = os.getpid()
+        return self._crew
 
     async def run(self, function: Callable[..., object], *args: object) -> object:
         """Run ``function(*args)`` in a thread; return what it returns, raise what it raises.
@@ -89,7 +105,52 @@ class ThreadPool:
         return await self._crew.drain(timeout)
 
 
-class _Crew:
+class Crowd:
+    """Says that jobs of ``queue`` wait because all threads are busy, once a minute at most.
+
+    ``threads`` is how many there are for them, ``purpose`` what for. The queue has ``jobs``, and in
+    ``eased`` how often a thread found none.
+    """
+
+    def __init__(self, queue: Any, threads: int, purpose: str) -> None:
+        self.queue = queue
+        self.threads = threads
+        self.purpose = purpose
+        self._eased = -1
+        self._since = 0.0
+        self._next = 0.0
+
+    def notice(self) -> None:
+        """A job finds all threads busy: log it soon, unless one has been free by then."""
+        now = time.monotonic()
+        if self._eased != self.queue.eased:
+            self._eased, self._since = self.queue.eased, now
+        if now < self._next:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        loop.call_later(CROWDED, self._look, self._eased)
+        # A loop that ends meanwhile never looks.
+        self._next = now + 2 * CROWDED
+
+    def _look(self, eased: int) -> None:
+        waiting = len(self.queue.jobs)
+        if not waiting or eased != self.queue.eased:
+            return
+        now = time.monotonic()
+        self._next = now + LOG_INTERVAL
+        log.warning(
+            "Each of the %d threads for %s has been busy for %.1f s, and %d more wait",
+            self.threads,
+            self.purpose,
+            now - self._since,
+            waiting,
+        )
+
+
+class Crew:
     """The threads of one pool in one process, from its first job until it is drained.
 
     At most one thread at a time is being woken; it wakes the next when it takes a job and more are
@@ -102,20 +163,22 @@ class _Crew:
     sees what the other did.
     """
 
-    def __init__(self, size: int, name: str) -> None:
+    def __init__(self, size: int, name: str, purpose: str | None = None) -> None:
         self.size = size
         self.name = name
-        self.jobs: deque[Callable[[], object]] = deque()
+        self.crowd = None if purpose is None else Crowd(self, size, purpose)
+        self.jobs: deque[Job] = deque()
         # Whether a thread is on its way to the jobs.
         self.waking = False
         # Guards what follows.
         self.lock = threading.Lock()
         self.idle: list[threading.Lock] = []
         self.threads = 0
+        self.eased = 0
         self.draining = False
         self.when_ended: Callable[[], None] | None = None
 
-    def submit(self, job: Callable[[], object]) -> None:
+    def submit(self, job: Job) -> None:
         self.jobs.append(job)
         if not self.waking and self.wake():
             self.start(job)
@@ -128,12 +191,18 @@ class _Crew:
                 self.idle.pop().release()
                 return False
             if self.threads == self.size:
+                if self.crowd is not None:
+                    self.crowd.notice()
                 return False
             self.waking = True
             self.threads += 1
             return True
 
-    def start(self, job: Callable[[], object]) -> None:
+    def is_busy(self) -> bool:
+        """Whether all threads are there, and none is idle."""
+        return self.threads == self.size and not self.idle
+
+    def start(self, job: Job) -> None:
         """Start a thread. Where there is none at all, take ``job`` back and raise RuntimeError."""
         name = f"{self.name}-{self.threads}"
         try:
@@ -170,6 +239,7 @@ class _Crew:
                         self.threads -= 1
                         when_ended = None if self.threads else self.when_ended
                         break
+                    self.eased += 1
                     self.idle.append(bell)
                 bell.acquire()
                 self.waking = False
@@ -198,6 +268,17 @@ class _Crew:
         if threads:
             await asyncio.wait([ended], timeout=timeout)
         return not threads or ended.done()
+
+
+def adopt(context: contextvars.Context) -> None:
+    """Set the current context's variables to what they are in ``context``.
+
+    For what was raised in a thread: what middleware there has noted of it (Sentry: that it was
+    reported) holds for who logs it here.
+    """
+    for variable, value in context.items():
+        if variable.get(adopt) is not value:
+            variable.set(value)
 
 
 class Settler:

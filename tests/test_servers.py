@@ -29,6 +29,7 @@ DENIAL = "The status, headers and body of a refusal"
 EARLY_UPLOADS = "An upload is read as it comes"
 RESTART = "Websockets are closed with 1012 when it stops"
 STOPPED = "Contexts are left although a websocket is open"
+LEFT_EARLY = "A websocket's client may leave a queue"
 
 #: What servers cannot do. Each server is held to each line, so that one that learns it fails the
 #: test; README.rst has the same table.
@@ -40,6 +41,7 @@ CANNOT = {
     "Empty websocket messages": {"daphne"},
     EARLY_UPLOADS: {"daphne"},
     "A consumer's ``send`` waits for a slow client": {"daphne"},
+    LEFT_EARLY: {"granian"},
     RESTART: {"hypercorn", "granian", "gunicorn"},
     STOPPED: {"gunicorn"},
     "Exit status 0 after SIGTERM": UVICORN,

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from pyramid_asgi_consumers.threads import Settler, ThreadPool, _Crew, call_soon
+from pyramid_asgi_consumers.threads import Crew, Settler, ThreadPool, call_soon
 from tests.wsgi import wait_until
 
 
@@ -163,7 +163,7 @@ async def test_a_job_that_comes_while_its_thread_falls_idle_is_done():
             finally:
                 self.extend(late)
 
-    crew = _Crew(1, "late")
+    crew = Crew(1, "late")
     crew.jobs = Late()
     crew.submit(int)
     assert await asyncio.to_thread(done.wait, 20)
@@ -198,7 +198,7 @@ async def test_without_any_thread_the_job_is_refused(pool):
 
 
 def test_a_job_that_relied_on_a_thread_that_cannot_be_started_wakes_an_idle_one(monkeypatch):
-    crew = _Crew(3, "failing")
+    crew = Crew(3, "failing")
     started, hold, done = threading.Event(), threading.Event(), threading.Event()
     both = threading.Barrier(3)
     for _ in range(2):
