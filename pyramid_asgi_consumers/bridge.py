@@ -12,9 +12,9 @@ from typing import Any
 
 from asgiref.wsgi import WsgiToAsgi
 
-from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.body import has_no_body, read_body
-from pyramid_asgi_consumers.coroutines import SERVER, Receive
+from pyramid_asgi_consumers.coroutines import PATIENCE, SERVER, Receive
 from pyramid_asgi_consumers.environ import build_environ, origin_form
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
@@ -48,6 +48,8 @@ class WSGIBridge(WsgiToAsgi):
         self.multiprocess = multiprocess
         self.root_path = root_path
         self.pool = ThreadPool(threads, "asgi-view", "views (asgi.threads)")
+        #: The tasks of async views.
+        self.awaited: set[asyncio.Task[Any]] = set()
         self._ahead = Ahead()
         self._settler: Settler | None = None
 
@@ -89,7 +91,7 @@ class WSGIBridge(WsgiToAsgi):
         # WebOb would copy a body that it does not know to be seekable.
         environ["webob.is_body_seekable"] = True
         loop = asyncio.get_running_loop()
-        environ[SERVER] = loop, receive
+        environ[SERVER] = loop, receive, self.awaited
         settler = self._settler
         if settler is None or settler.loop is not loop:
             settler = self._settler = Settler(loop)
@@ -110,9 +112,12 @@ class WSGIBridge(WsgiToAsgi):
             await fail(scope, send, response.sent, error, response.context)
 
     async def drain(self) -> None:
-        """Wait until no view runs, at most ``shutdown_timeout`` seconds."""
+        """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""
         if not await self.pool.drain(self.shutdown_timeout):
             log.warning("Views still run after %s s; they are left alone", self.shutdown_timeout)
+            loop = asyncio.get_running_loop()
+            tasks = [task for task in list(self.awaited) if task.get_loop() is loop]
+            await stubborn.end(tasks, min(self.shutdown_timeout, PATIENCE))
 
 
 async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:

@@ -6,26 +6,34 @@ from typing import Any
 
 from pyramid.threadlocal import manager as threadlocals
 
+from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.raised import StandIn, carried, contained, original, outcome
 
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
 SERVER = "pyramid_asgi_consumers.server"
 
+# For so many seconds what a view has started is waited for when it was cancelled.
+PATIENCE = 5.0
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 def run_on_loop(
-    awaitable: Awaitable[Any], loop: asyncio.AbstractEventLoop, receive: Receive | None
+    awaitable: Awaitable[Any],
+    loop: asyncio.AbstractEventLoop,
+    receive: Receive | None,
+    awaited: "set[asyncio.Task[Any]]",
 ) -> Any:
     """Run ``awaitable`` on ``loop``, and wait in this thread, which is not the loop's.
 
     Returns its result or raises what it raises. It has this thread's contextvars. ``receive`` is
-    that of the request, None where somebody else reads it: where the client leaves, the awaitable
+    that of the request, None where somebody else reads it; ``awaited`` has the tasks that this
+    makes, while they run. Where the client leaves, the awaitable
     is cancelled and :class:`.ClientDisconnected` raised, an ``Exception``, on which transactions
     abort. For a ``CancelledError`` of its own a :class:`.StandIn` is raised, an ``Exception``, too.
     """
-    coroutine = _until_left(awaitable, receive)
+    coroutine = _until_left(awaitable, receive, awaited)
     try:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     except RuntimeError:
@@ -41,8 +49,13 @@ def run_on_loop(
     raise error
 
 
-async def _until_left(awaitable: Awaitable[Any], receive: Receive | None) -> Any:
+async def _until_left(
+    awaitable: Awaitable[Any], receive: Receive | None, awaited: "set[asyncio.Task[Any]]"
+) -> Any:
     task = asyncio.ensure_future(contained(awaitable))
+    for each in (task, asyncio.current_task()):
+        awaited.add(each)
+        each.add_done_callback(awaited.discard)
     if receive is None:
         return await outcome(task)
     watcher = asyncio.ensure_future(_left(receive))
@@ -88,7 +101,4 @@ async def _alone(awaitable: Awaitable[Any]) -> Any:
         raise carried(error) from error
     finally:
         # Nobody will run what it has started and not awaited.
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await stubborn.end(asyncio.all_tasks() - {asyncio.current_task()}, PATIENCE)

@@ -242,6 +242,8 @@ class Handshakes:
     ) -> None:
         self.wsgi_app = wsgi_app
         self.multiprocess = multiprocess
+        #: The tasks of async views that answer exchanges.
+        self.awaited: set[asyncio.Task[Any]] = set()
         self.pool = ThreadPool(threads, "asgi-handshake")
         most = threads - threads // 2
         self.handshakes = Lane(self.pool, most, "handshakes (half of asgi.handshake_threads)")
@@ -303,7 +305,7 @@ class Handshakes:
         # The body stays with the consumer.
         environ["CONTENT_LENGTH"] = "0"
         environ[EXCHANGE] = exchange
-        environ[SERVER] = asyncio.get_running_loop(), None
+        environ[SERVER] = asyncio.get_running_loop(), None, self.awaited
 
         def call() -> Response:
             if cookies.changed:

@@ -12,6 +12,8 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from pyramid_asgi_consumers import stubborn
+
 Headers = list[tuple[bytes, bytes]]
 
 #: What servers raise where the client has closed a websocket that is to be closed; AttributeError
@@ -44,7 +46,8 @@ def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
     By itself it cancels all requests under way and breaks websockets off; or it fails to, where a
     request has no application just then. Here requests are waited for, at most as many seconds as
-    its option ``application-close-timeout`` says, and websockets are closed with 1012, "service
+    its option ``application-close-timeout`` says, then cancelled and waited for as long again; and
+    websockets are closed with 1012, "service
     restart" (RFC 6455 section 7.4).
     """
     from twisted.internet import defer, reactor
@@ -79,11 +82,7 @@ async def _drain_daphne(server: Any, reactor: Any) -> None:
             if getattr(protocol, "state", None) == getattr(protocol, "STATE_OPEN", ...):
                 protocol.sendCloseFrame(1012)
         await asyncio.sleep(0.02)
-    applications = _applications(server)
-    if applications:
-        for application in applications:
-            application.cancel()
-        await asyncio.wait(applications)
+    await stubborn.end(_applications(server), server.application_close_timeout)
 
 
 def _is_busy(server: Any) -> bool:
@@ -95,6 +94,36 @@ def _is_busy(server: Any) -> bool:
 def _applications(server: Any) -> list[Any]:
     found = (details.get("application_instance") for details in server.connections.values())
     return [application for application in found if application is not None]
+
+
+def waits_for_ever() -> bool:
+    """Whether the server may wait without an end for a task that goes on though it is cancelled.
+
+    Hypercorn 0.18 does, in a task group for each connection, before it ends the lifespan.
+    """
+    return "hypercorn.asyncio.run" in sys.modules
+
+
+def patience() -> float | None:
+    """For how many seconds to wait for what was cancelled; None without a bound.
+
+    As Hypercorn 0.18 stops it has given its connections the ``graceful_timeout`` already, and
+    would wait for ever: they are given that time once more.
+    """
+    module = sys.modules.get("hypercorn.asyncio.run")
+    if module is not None:
+        for task in asyncio.all_tasks():
+            coroutine = task.get_coro()
+            # The server's function is awaited by serve(), or is a task by itself.
+            while getattr(coroutine, "cr_code", module.worker_serve.__code__) is not (
+                module.worker_serve.__code__
+            ):
+                coroutine = coroutine.cr_await
+            running = getattr(coroutine, "cr_frame", None)
+            if running is not None and "context" in running.f_locals:
+                if running.f_locals["context"].terminated.is_set():
+                    return running.f_locals["config"].graceful_timeout
+    return None
 
 
 def break_off(send: Any) -> bool:

@@ -6,11 +6,12 @@ raised instead, where it is known that the code itself is to blame.
 """
 
 import asyncio
-import contextlib
 import signal
 import threading
 from collections.abc import Awaitable
 from typing import Any
+
+from pyramid_asgi_consumers import quirks, stubborn
 
 #: Whether tasks count how often they were cancelled, as they do from Python 3.11 on.
 COUNTED = hasattr(asyncio.Task, "cancelling")
@@ -83,7 +84,8 @@ async def contained(awaitable: Awaitable[Any]) -> Any:
 async def outcome(task: "asyncio.Task[Any]") -> Any:
     """Wait for ``task``; return its result, or raise what it has raised.
 
-    Cancelling this cancels ``task``, and waits for its end. Where it ends by a ``CancelledError``
+    Cancelling this cancels ``task``, and waits for its end; where the server would wait for ever
+    as it stops, for as long as it gives connections. Where it ends by a ``CancelledError``
     without that, a :class:`StandIn` is raised.
     """
     # To await the task itself would cancel it with the caller, and raise the same for both.
@@ -92,8 +94,8 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
     try:
         await ended
     except asyncio.CancelledError:
-        await _cancelled(task)
-        if task.cancelled():
+        await stubborn.end({task}, quirks.patience())
+        if not task.done() or task.cancelled():
             raise
     try:
         return task.result()
@@ -103,17 +105,12 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
         raise carried(first) from first
 
 
-async def _cancelled(task: "asyncio.Task[Any]") -> None:
-    while not task.done():
-        task.cancel()
-        # Where the caller is cancelled again, so is the task.
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-
-
 def separate(awaitable: Awaitable[Any]) -> Awaitable[Any]:
     """What to await for ``awaitable``, so that :func:`caught` knows what is its own.
 
-    On Python 3.10 that takes a task.
+    On Python 3.10 that takes a task; as it does for a server that would wait for ever for one that
+    goes on when it is cancelled.
     """
-    return awaitable if COUNTED else outcome(asyncio.ensure_future(contained(awaitable)))
+    if COUNTED and not quirks.waits_for_ever():
+        return awaitable
+    return outcome(asyncio.ensure_future(contained(awaitable)))

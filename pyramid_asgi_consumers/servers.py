@@ -23,6 +23,7 @@ from typing import Any
 from pyramid.exceptions import ConfigurationError
 from pyramid.settings import aslist, falsey, truthy
 
+from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.lifespan import running
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,7 @@ async def _cancel_others(tasks: set[asyncio.Task[Any]]) -> None:
             for task in others:
                 task.cancel()
             await asyncio.wait(others, timeout=0.5)
+    stubborn.leave_alone(asyncio.all_tasks() - tasks, 1.5)
 
 
 class _Served:

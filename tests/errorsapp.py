@@ -183,7 +183,7 @@ async def context(registry):
 
 
 def main(global_config=None, **settings):
-    with Configurator(settings=settings) as config:
+    with Configurator(settings={"asgi.shutdown_timeout": "1", **settings}) as config:
         config.include("pyramid_asgi_consumers")
         config.add_route("home", "/")
         config.add_view(home, route_name="home")
@@ -207,4 +207,4 @@ def main(global_config=None, **settings):
         return config.make_asgi_app()
 
 
-app = main(**{"asgi.shutdown_timeout": "1"})
+app = main()

@@ -15,7 +15,7 @@ log = logging.getLogger("pserveapp")
 
 INI = """
 [app:main]
-use = call:tests.pserveapp:main
+use = call:tests.{app}:main
 page = {page}
 gate = {gate}
 
@@ -46,10 +46,10 @@ format = %(levelname)s|%(name)s|%(message)s
 """
 
 
-def write_ini(path, server="uvicorn", options=None, page="first", gate=""):
+def write_ini(path, server="uvicorn", options=None, page="first", gate="", app="pserveapp"):
     """Write an ini with the server's ``options`` to ``path``; return it."""
     lines = "\n".join(f"{name} = {value}" for name, value in (options or {}).items())
-    path.write_text(INI.format(server=server, options=lines, page=page, gate=gate))
+    path.write_text(INI.format(server=server, options=lines, page=page, gate=gate, app=app))
     return path
 
 

@@ -19,6 +19,7 @@ from pyramid_asgi_consumers import ASGIApplication, servers
 from tests import clients
 from tests.pserveapp import Root, write_ini
 from tests.servers import DEADLINE, HOST, PROJECT, TRACEBACK, free_port, started, wait_until
+from tests.test_errors_servers import stubborn
 
 SERVERS = ["daphne", "uvicorn", "hypercorn"]
 
@@ -31,11 +32,13 @@ def listening(server, port):
 
 
 @contextlib.contextmanager
-def pserve(name, directory, *arguments, options=None, port=None, page="first", **more):
+def pserve(
+    name, directory, *arguments, options=None, port=None, page="first", app="pserveapp", **more
+):
     """Run pserve with the server ``name``, which listens on a free port unless ``options`` say."""
     port = port or free_port()
     given = listening(name, port) if options is None else options
-    ini = write_ini(directory / "test.ini", name, given, page, directory / "gate")
+    ini = write_ini(directory / "test.ini", name, given, page, directory / "gate", app)
     command = ["pyramid.scripts.pserve", *arguments, str(ini)]
     # Pyramid imports pkg_resources, which warns.
     environ = {"PYTHONWARNINGS": "ignore"}
@@ -123,6 +126,18 @@ def test_clients_that_neither_read_nor_write_keep_it_for_a_time(name, tmp_path):
                 assert clients.closed(websocket).code == 1012
             server.ended()
         assert "The context is left" in server.logged()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_it_stops_though_cancellations_are_swallowed(name, tmp_path):
+    port = free_port()
+    options = {**listening(name, port), GRACE[name]: 1}
+    with pserve(name, tmp_path, options=options, port=port, app="errorsapp") as server:
+        with stubborn(server):
+            server.stop()
+        log = server.logged()
+    assert "The context is left" in log
+    assert "destroyed" not in log
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -27,6 +27,7 @@ UVICORN = {"uvicorn-websockets", "uvicorn-sansio", "uvicorn-wsproto"}
 ACCEPT_HEADERS = "The headers of ``websocket.accept``"
 DENIAL = "The status, headers and body of a refusal"
 EARLY_UPLOADS = "An upload is read as it comes"
+ENDS = "Contexts are left although a function goes on"
 RESTART = "Websockets are closed with 1012 when it stops"
 STOPPED = "Contexts are left although a websocket is open"
 LEFT_EARLY = "A websocket's client may leave a queue"
@@ -44,6 +45,7 @@ CANNOT = {
     LEFT_EARLY: {"granian"},
     RESTART: {"hypercorn", "granian", "gunicorn"},
     STOPPED: {"gunicorn"},
+    ENDS: {"granian", "gunicorn"},
     "Exit status 0 after SIGTERM": UVICORN,
 }
 

@@ -355,7 +355,7 @@ async def test_a_loop_that_has_closed_is_an_error():
     loop.close()
     coroutine = function(None)
     with pytest.raises(RuntimeError, match="closed"):
-        await asyncio.to_thread(run_on_loop, coroutine, loop, None)
+        await asyncio.to_thread(run_on_loop, coroutine, loop, None, set())
     coroutine.close()
 
 

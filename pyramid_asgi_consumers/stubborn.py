@@ -1,0 +1,63 @@
+"""Tasks that go on though they were cancelled, which nobody is to wait for without a bound."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Tasks = Iterable["asyncio.Task[Any]"]
+
+
+async def end(tasks: Tasks, timeout: float | None) -> None:
+    """Cancel ``tasks`` and wait for their end, at most ``timeout`` seconds; then leave them alone.
+
+    The caller may be cancelled again and again meanwhile: so are they, and it goes on to wait.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    pending = {task for task in tasks if not task.done()}
+    left = timeout
+    while pending and (left is None or left > 0):
+        for task in pending:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(pending, timeout=left)
+        pending = {task for task in pending if not task.done()}
+        left = None if timeout is None else began + timeout - loop.time()
+    leave_alone(pending, timeout)
+
+
+def leave_alone(tasks: Tasks, seconds: float | None) -> None:
+    """Have nobody wait for ``tasks``, which go on ``seconds`` after they were cancelled.
+
+    ``asyncio.Runner`` would, when everything else has ended.
+    """
+    places = set()
+    for task in tasks:
+        places.add(place(task))
+        asyncio._unregister_task(task)
+        # Nor is it an error that the loop ends before them.
+        task._log_destroy_pending = False
+    if places:
+        log.warning(
+            "Left alone, since it goes on %.3g s after it was cancelled: %s",
+            seconds,
+            ", ".join(sorted(places)),
+        )
+
+
+def place(task: "asyncio.Task[Any]") -> str:
+    """Where ``task`` waits, in the innermost of its coroutines."""
+    coroutine = task.get_coro()
+    frame = None
+    while (inner := getattr(coroutine, "cr_frame", None)) is not None:
+        frame = inner
+        coroutine = coroutine.cr_await
+    if frame is None:
+        # A generator, say, as coroutines were once.
+        return repr(coroutine)
+    return f"{frame.f_code.co_name} ({PurePath(frame.f_code.co_filename).name}:{frame.f_lineno})"

@@ -1,0 +1,224 @@
+"""Tasks that go on though they were cancelled."""
+
+import asyncio
+import concurrent.futures
+import gc
+import re
+import sys
+import types
+
+import pytest
+
+from pyramid_asgi_consumers import coroutines, quirks, stubborn
+from pyramid_asgi_consumers.bridge import WSGIBridge
+from pyramid_asgi_consumers.coroutines import run_on_own_loop
+from pyramid_asgi_consumers.raised import contained, outcome, separate
+
+
+class Swallower:
+    """Goes on when it is cancelled, until it is released."""
+
+    def __init__(self):
+        self.began = asyncio.Event()
+        self.cancellations = 0
+        self.cancelled = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def __call__(self):
+        self.began.set()
+        while not self.released.is_set():
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                self.cancellations += 1
+                self.cancelled.set()
+        return "released"
+
+
+@pytest.fixture
+async def swallower():
+    swallower = Swallower()
+    yield swallower
+    swallower.released.set()
+    await asyncio.sleep(0)
+
+
+async def started(swallower):
+    task = asyncio.ensure_future(swallower())
+    await swallower.began.wait()
+    return task
+
+
+async def test_what_ends_is_waited_for(caplog):
+    ended = []
+
+    async def clean_up():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(True)
+
+    tasks = [asyncio.ensure_future(clean_up()) for _ in "ab"]
+    await asyncio.sleep(0)
+    await stubborn.end(tasks, 20)
+    assert (ended, caplog.messages) == ([True, True], [])
+
+
+async def test_what_goes_on_is_left_alone(swallower, caplog):
+    task = await started(swallower)
+    await stubborn.end([task], 0.01)
+    assert not task.done()
+    assert task not in asyncio.all_tasks()
+    assert swallower.cancellations == 1
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"Left alone, since it goes on 0\.01 s after it was cancelled: wait \(locks\.py:\d+\)",
+        message,
+    )
+    swallower.released.set()
+    assert await task == "released"
+
+
+async def test_who_waits_may_be_cancelled_again(swallower):
+    task = await started(swallower)
+    waiting = asyncio.ensure_future(stubborn.end([task], None))
+    for count in (1, 2):
+        await asyncio.wait_for(swallower.cancelled.wait(), 20)
+        swallower.cancelled.clear()
+        assert swallower.cancellations == count
+        waiting.cancel()
+    await asyncio.wait_for(swallower.cancelled.wait(), 20)
+    swallower.released.set()
+    await asyncio.wait_for(waiting, 20)
+    assert task.done()
+
+
+async def test_a_coroutine_of_old_has_its_place_too():
+    @types.coroutine
+    def old():
+        yield
+
+    task = asyncio.ensure_future(old())
+    assert re.match("<(generator|coroutine) object .*old", stubborn.place(task))
+    await task
+
+
+def test_an_event_loop_of_a_view_leaves_behind_what_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(coroutines, "PATIENCE", 0.01)
+
+    tasks = []
+
+    async def view():
+        tasks.append(await started(Swallower()))
+        return "done"
+
+    assert run_on_own_loop(view()) == "done"
+    tasks.clear()
+    gc.collect()
+    assert caplog.messages[0].startswith("Left alone, since it goes on 0.01 s after")
+
+
+async def test_async_views_are_cancelled_when_the_time_for_views_is_over(swallower, caplog):
+    gave_up = asyncio.Event()
+
+    async def gives_up():
+        gave_up.set()
+        await asyncio.Event().wait()
+
+    bridge = WSGIBridge(None, shutdown_timeout=0.01)
+    loop = asyncio.get_running_loop()
+    arguments = (loop, None, bridge.awaited)
+    views = [
+        bridge.pool.run(coroutines.run_on_loop, each(), *arguments)
+        for each in (swallower, gives_up)
+    ]
+    calls = [asyncio.ensure_future(view) for view in views]
+    await asyncio.wait_for(swallower.began.wait(), 20)
+    await asyncio.wait_for(gave_up.wait(), 20)
+    await bridge.drain()
+    assert caplog.messages[0] == "Views still run after 0.01 s; they are left alone"
+    assert "it goes on 0.01 s after it was cancelled" in caplog.messages[1]
+    swallower.released.set()
+    assert await asyncio.wait_for(calls[0], 20) == "released"
+    with pytest.raises(concurrent.futures.CancelledError):
+        await asyncio.wait_for(calls[1], 20)
+    assert bridge.awaited == set()
+
+
+# Hypercorn, which waits for ever.
+
+
+class Terminated:
+    """Its context."""
+
+    def __init__(self, is_set):
+        self.terminated = self
+        self.is_set = lambda: is_set
+
+
+class Config:
+    graceful_timeout = 0.01
+
+
+@pytest.fixture(params=["alone", "within another"])
+async def hypercorn(request, monkeypatch):
+    """Hypercorn's module is there; what is returned has it serve, and stop."""
+    ends = asyncio.Event()
+    tasks = []
+
+    async def worker_serve(stops):
+        config = Config()
+        await asyncio.sleep(0)
+        context = Terminated(stops)
+        await ends.wait()
+        return config, context
+
+    async def serve(stops):
+        await worker_serve(stops)
+
+    async def begin(stops):
+        coroutine = worker_serve if request.param == "alone" else serve
+        tasks.append(asyncio.ensure_future(coroutine(stops)))
+        # Once before it has a context, and with one.
+        await asyncio.sleep(0)
+        assert quirks.patience() is None
+        await asyncio.sleep(0)
+
+    module = types.ModuleType("hypercorn.asyncio.run")
+    module.worker_serve = worker_serve
+    monkeypatch.setitem(sys.modules, "hypercorn.asyncio.run", module)
+    yield begin
+    ends.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_connection_of_hypercorn_is_waited_for_while_it_serves(hypercorn):
+    await hypercorn(stops=False)
+    assert quirks.patience() is None
+
+
+async def test_a_connection_of_hypercorn_is_left_alone_when_it_stops(hypercorn, swallower, caplog):
+    await hypercorn(stops=True)
+    connection = asyncio.ensure_future(separate(swallower()))
+    await swallower.began.wait()
+    connection.cancel()
+    await asyncio.wait({connection}, timeout=20)
+    assert connection.cancelled()
+    assert caplog.messages[0].startswith("Left alone, since it goes on 0.01 s after")
+
+
+async def test_without_hypercorn_there_is_no_bound(monkeypatch):
+    monkeypatch.delitem(sys.modules, "hypercorn.asyncio.run", raising=False)
+    assert quirks.patience() is None
+    assert not quirks.waits_for_ever()
+
+
+async def test_what_a_task_returns_as_it_is_cancelled_is_returned(swallower):
+    task = asyncio.ensure_future(contained(swallower()))
+    waiting = asyncio.ensure_future(outcome(task))
+    await swallower.began.wait()
+    waiting.cancel()
+    await asyncio.wait_for(swallower.cancelled.wait(), 20)
+    swallower.released.set()
+    assert await asyncio.wait_for(waiting, 20) == "released"
