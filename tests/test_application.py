@@ -10,6 +10,7 @@ from pyramid.exceptions import ConfigurationConflictError, ConfigurationError
 from pyramid.httpexceptions import HTTPConflict
 from pyramid.response import Response
 
+from pyramid_asgi_consumers.config.settings import SETTINGS
 from tests.asgi import body_of, http_scope, run, websocket_scope
 
 CONNECT = {"type": "websocket.connect"}
@@ -223,6 +224,34 @@ def test_a_wrong_setting_is_named(config, setting):
     config.add_settings(setting)
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
         config.make_asgi_app()
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("asgi.orgins", "asgi.origins"),
+        ("asgi.channel.history", "asgi.channels.history"),
+        ("asgi.", "asgi.hosts"),
+    ],
+)
+def test_a_setting_that_is_none_is_named_with_the_nearest(name, near):
+    config = Configurator(settings={name: "x"})
+    config.include("pyramid_asgi_consumers")
+    with pytest.raises(ConfigurationError, match=f"{name} = x is no setting; did you mean {near}"):
+        config.make_asgi_app()
+
+
+def test_readme_lists_the_settings_with_their_defaults():
+    readme = (Path(__file__).parent.parent / "README.rst").read_text()
+    table = readme.partition("\nSettings\n")[2]
+    rows = re.findall(r"^``(asgi\.\S+)``\s+(\S+)", table, re.MULTILINE)
+    shown = {name: default.replace("\\", "") for name, default in rows}
+    expected = {
+        name: str(setting.default or "").lower().removesuffix(".0")
+        for name, setting in SETTINGS.items()
+    }
+    zero = {"asgi.channels.history": "0", "asgi.multiprocess": "false"}
+    assert shown == {**expected, **zero, "asgi.hosts": "", "asgi.origins": ""}
 
 
 async def test_the_application_in_the_readme_works():

@@ -458,7 +458,7 @@ def test_a_setting_may_be_changed_after_the_include():
         ({"asgi.channels": "redis://localhost/?nothing=1"}, "nothing"),
         ({"asgi.channels.history": "many"}, "asgi.channels.history .* not 'many'"),
         ({"asgi.channels.history": -1}, "at least 0, not -1"),
-        ({"asgi.channels.timeout": "0"}, "a number of more than 0, not '0'"),
+        ({"asgi.channels.timeout": "0"}, "a number of seconds above 0, not '0'"),
         ({"asgi.channels.timeout": "nan"}, "not 'nan'"),
         ({"asgi.channels.expiry": "1.5"}, "asgi.channels.expiry .* not '1.5'"),
     ],

@@ -471,10 +471,10 @@ async def test_a_scope_that_no_request_can_be_made_of_is_400(config, caplog):
     assert (consumer.scopes, tracebacks(caplog)) == ([], [])
 
 
-async def test_a_path_that_cannot_be_decoded_by_pyramid_is_refused(config):
+async def test_a_path_that_is_not_text_is_no_consumer_s(config):
     declare(config, path="/{room}/x")
     scope = websocket_scope("/\ufffd/x", raw_path=b"/%FF/x")
-    assert (await run(config.make_asgi_app(), scope, CONNECT))[0]["status"] == 400
+    assert (await run(config.make_asgi_app(), scope, CONNECT))[0]["status"] == 404
 
 
 async def test_a_head_request_is_refused_like_a_get(config):

@@ -2,22 +2,20 @@
 
 import asyncio
 import logging
-import math
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IRoutesMapper, ISecurityPolicy
 from pyramid.security import NO_PERMISSION_REQUIRED
-from pyramid.settings import asbool
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
+from pyramid_asgi_consumers.config.settings import check_names, read_setting
 from pyramid_asgi_consumers.handshake import Handshakes
 from pyramid_asgi_consumers.interfaces import ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.threads import check_threads
-from pyramid_asgi_consumers.watcher import DEFAULT_LEAVE_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +40,24 @@ def make_asgi_app(config, wsgi_app=None):
         config.commit()
     config.registry.getUtility(IRoutesMapper).served = True
     _warn_of_open_doors(config)
-    settings = config.registry.settings
-    shutdown_timeout = _number(settings, "asgi.shutdown_timeout", 10, least=0)
-    multiprocess = asbool(settings.get("asgi.multiprocess", False))
+
+    def setting(name):
+        return read_setting(config.registry.settings, name)
+
+    check_names(config.registry.settings)
+    shutdown_timeout = setting("asgi.shutdown_timeout")
+    multiprocess = setting("asgi.multiprocess")
     bridge = WSGIBridge(
         wsgi_app,
-        _number(settings, "asgi.threads", 32),
-        max_body_size=_number(settings, "asgi.max_body_size", 2**30),
+        setting("asgi.threads"),
+        max_body_size=setting("asgi.max_body_size"),
         shutdown_timeout=shutdown_timeout,
         multiprocess=multiprocess,
-        root_path=settings.get("asgi.root_path"),
+        root_path=setting("asgi.root_path"),
     )
-    handshakes = Handshakes(
-        wsgi_app, _number(settings, "asgi.handshake_threads", 8), multiprocess=multiprocess
-    )
+    handshakes = Handshakes(wsgi_app, setting("asgi.handshake_threads"), multiprocess=multiprocess)
     try:
-        rule = OriginRule(_words(settings, "asgi.origins"), _words(settings, "asgi.hosts"))
+        rule = OriginRule(setting("asgi.origins"), setting("asgi.hosts"))
     except ValueError as error:
         raise ConfigurationError(f"asgi.origins or asgi.hosts: {error}") from None
 
@@ -71,8 +71,8 @@ def make_asgi_app(config, wsgi_app=None):
         handshakes,
         Lifespan(config.registry, factories, drain),
         rule,
-        _number(settings, "asgi.max_connections", None),
-        _seconds(settings, "asgi.leave_timeout", DEFAULT_LEAVE_TIMEOUT),
+        setting("asgi.max_connections"),
+        setting("asgi.leave_timeout"),
     )
 
 
@@ -90,38 +90,6 @@ def _warn_of_open_doors(config):
                 permission,
                 declared.title,
             )
-
-
-def _number(settings, name, default, least=1):
-    value = settings.get(name, default)
-    if value is default:
-        return default
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or number < least:
-        raise ConfigurationError(
-            f"{name} must be a whole number of at least {least}, not {value!r}"
-        )
-    return number
-
-
-def _seconds(settings, name, default):
-    value = settings.get(name, default)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    # Not even NaN passes.
-    if not 0 < number < math.inf:
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
-    return number
-
-
-def _words(settings, name):
-    value = settings.get(name) or ()
-    return value.split() if isinstance(value, str) else tuple(value)
 
 
 def includeme(config):

@@ -10,6 +10,7 @@ from zope.interface.verify import verifyObject
 from pyramid_asgi_consumers.channels.faces import Channels, RequestChannels, channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.config.attributes import add_request_attribute
+from pyramid_asgi_consumers.config.settings import read_setting
 from pyramid_asgi_consumers.interfaces import (
     IChannels,
     IChannelsBackend,
@@ -44,11 +45,16 @@ def set_channels_backend(config, backend):
 
 
 def _backend(settings):
-    url = settings.get("asgi.channels") or "memory://"
-    history = _number(settings, "asgi.channels.history", int, 0, least=0)
-    timeout = _number(settings, "asgi.channels.timeout", float, 5.0)
-    expiry = _number(settings, "asgi.channels.expiry", int, 86400)
-    prefix = settings.get("asgi.channels.prefix", "asgi:")
+    url, history, timeout, expiry, prefix = (
+        read_setting(settings, name)
+        for name in (
+            "asgi.channels",
+            "asgi.channels.history",
+            "asgi.channels.timeout",
+            "asgi.channels.expiry",
+            "asgi.channels.prefix",
+        )
+    )
     scheme, separator, _ = str(url).partition("://")
     if scheme not in SCHEMES or not separator:
         known = ", ".join(f"{name}://" for name in SCHEMES)
@@ -68,19 +74,6 @@ def _backend(settings):
         return RedisBackend(url, history, timeout, expiry, prefix)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"asgi.channels: {error}") from error
-
-
-def _number(settings, name, kind, default, least=None):
-    value = settings.get(name, default)
-    try:
-        number = kind(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or not (number > 0 if least is None else number >= least):
-        expected = "a whole number" if kind is int else "a number"
-        bound = "more than 0" if least is None else f"at least {least}"
-        raise ConfigurationError(f"{name} must be {expected} of {bound}, not {value!r}")
-    return number
 
 
 @asynccontextmanager

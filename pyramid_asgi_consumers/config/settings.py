@@ -1,0 +1,94 @@
+"""The settings: their names, defaults and forms."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pyramid.exceptions import ConfigurationError
+from pyramid.settings import asbool
+
+PREFIX = "asgi."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its ``default``, how it is ``read``, and what is ``expected``.
+
+    ``read`` raises ValueError or TypeError for what it cannot read. A default is not read.
+    """
+
+    default: Any
+    read: Callable[[Any], Any]
+    expected: str
+
+
+def _whole_number(default: int | None, least: int = 1) -> Setting:
+    def read(value: Any) -> int:
+        number = int(value)
+        if number < least:
+            raise ValueError(value)
+        return number
+
+    return Setting(default, read, f"a whole number of at least {least}")
+
+
+def _seconds(default: float) -> Setting:
+    def read(value: Any) -> float:
+        number = float(value)
+        # Not even NaN passes.
+        if not 0 < number < math.inf:
+            raise ValueError(value)
+        return number
+
+    return Setting(default, read, "a number of seconds above 0")
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return tuple(value.split() if isinstance(value, str) else value or ())
+
+
+SETTINGS: dict[str, Setting] = {
+    "asgi.channels": Setting("memory://", lambda value: value or "memory://", "a URL"),
+    "asgi.channels.expiry": _whole_number(86400),
+    "asgi.channels.history": _whole_number(0, least=0),
+    "asgi.channels.prefix": Setting("asgi:", str, "a str"),
+    "asgi.channels.timeout": _seconds(5.0),
+    "asgi.handshake_threads": _whole_number(8),
+    "asgi.hosts": Setting((), _words, "a list of hosts"),
+    "asgi.leave_timeout": _seconds(5.0),
+    "asgi.max_body_size": _whole_number(2**30),
+    "asgi.max_connections": _whole_number(None),
+    "asgi.multiprocess": Setting(False, asbool, "true or false"),
+    "asgi.origins": Setting((), _words, "a list of origins"),
+    "asgi.root_path": Setting(None, lambda value: value or None, "a path"),
+    "asgi.shutdown_timeout": _whole_number(10, least=0),
+    "asgi.threads": _whole_number(32),
+}
+
+
+def read_setting(settings: Mapping[str, Any], name: str) -> Any:
+    """The value of the setting ``name``, or its default.
+
+    Raises ConfigurationError, naming the setting and its value, for one that cannot be read.
+    """
+    setting = SETTINGS[name]
+    if name not in settings:
+        return setting.default
+    try:
+        return setting.read(settings[name])
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{name} must be {setting.expected}, not {settings[name]!r}"
+        ) from None
+
+
+def check_names(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a setting that begins as these do and is none of them."""
+    for name in settings:
+        if isinstance(name, str) and name.startswith(PREFIX) and name not in SETTINGS:
+            near = get_close_matches(name, SETTINGS, 1, 0)[0]
+            raise ConfigurationError(
+                f"{name} = {settings[name]} is no setting; did you mean {near}?"
+            )
