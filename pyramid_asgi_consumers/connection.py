@@ -163,6 +163,7 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         started = ended = False
+        paced = quirks.paced(send)
         turns = Turns()
         watcher = RequestWatcher(scope, receive)
         if self.consumer.mounted:
@@ -181,8 +182,8 @@ class Endpoint:
                     ended = True
                     watcher.stop()
                 elif monotonic() >= turns.due and turns.missed():
-                    return give_way(send, message)
-            return send(message)
+                    return give_way(paced, message)
+            return paced(message)
 
         task = asyncio.current_task()
         try:

@@ -182,18 +182,43 @@ class _Pace:
     stopProducing = resumeProducing
 
 
+class _WebSocketPace(_Pace):
+    """The same for what is sent to the websocket of ``protocol``, once it has been started."""
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._started = False
+
+    def start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        # The HTTP channel that the websocket came through is still registered.
+        self._protocol.unregisterProducer()
+        self._protocol.registerProducer(self, True)
+        # Autobahn calls this when it drops the connection; who waits would be forgotten.
+        self._unregister = self._protocol.unregisterProducer
+        self._protocol.unregisterProducer = self._stop
+
+    def _stop(self) -> None:
+        self.resumeProducing()
+        self._unregister()
+
+
 def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, Any]:
     """The ``receive`` and ``send`` of a websocket that do what the specification says.
 
     Daphne 4.2.3 drops the headers of ``websocket.accept`` and the reason of ``websocket.close``,
     and raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
-    What is sent while the websocket closes is an error of Autobahn's there, and no OSError.
+    What is sent while the websocket closes is an error of Autobahn's there, and no OSError. It
+    buffers whatever it is given: Twisted's transport is asked.
     Granian 2.8.7's worker may die of a ``websocket.close`` after ``websocket.disconnect`` while it
     stops, and then leaves no lifespan context.
     """
     protocol = _daphne_protocol(send)
     if protocol is not None:
-        return receive, partial(_daphne_websocket_send, protocol, send)
+        return receive, partial(_daphne_websocket_send, protocol, _WebSocketPace(protocol), send)
     if not _is_granian(scope):
         return receive, send
     left = False
@@ -211,7 +236,9 @@ def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, A
     return noting_receive, unless_left_send
 
 
-async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, Any]) -> None:
+async def _daphne_websocket_send(
+    protocol: Any, pace: "_WebSocketPace", send: Any, message: dict[str, Any]
+) -> None:
     kind = message["type"]
     if kind == "websocket.accept":
         headers: dict[str, list[str]] = {}
@@ -224,12 +251,12 @@ async def _daphne_websocket_send(protocol: Any, send: Any, message: dict[str, An
     elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
         reason = (message.get("reason") or "").encode()
         return protocol.sendCloseFrame(message.get("code", 1000), reason)
-    elif kind == "websocket.send" and protocol.state not in (
-        protocol.STATE_CONNECTING,
-        protocol.STATE_OPEN,
-    ):
-        raise OSError("The websocket is closed")
+    elif kind == "websocket.send":
+        if protocol.state not in (protocol.STATE_CONNECTING, protocol.STATE_OPEN):
+            raise OSError("The websocket is closed")
+        pace.start()
     await send(message)
+    await pace.ready.wait()
 
 
 def _daphne_protocol(send: Any) -> Any:

@@ -241,6 +241,15 @@ async def http_consumer(scope, receive, send):
     await send({"type": "http.response.body", "body": scope["path_params"]["name"].encode()})
 
 
+async def http_flood(scope, receive, send):
+    """As the page :func:`flood`."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for block in blocks(FLOOD):
+        happened["consumer flood"] += 1
+        await send({"type": "http.response.body", "body": block, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def http_crash(scope, receive, send):
     raise RuntimeError(scope["query_string"].decode())
 
@@ -415,6 +424,7 @@ def make_app():
         config.add_websocket("/function/sender", function_sender)
         config.add_websocket("/function/close", function_close)
         config.add_websocket("/function/returns", function_returns)
+        config.add_asgi_consumer("/consumer/flood", "http", http_flood)
         config.add_asgi_consumer("/consumer/crash", "http", http_crash)
         config.add_asgi_consumer("/consumer/crash-late", "http", http_crash_late)
         config.add_asgi_consumer("/consumer/{name}", "http", http_consumer)
@@ -458,11 +468,6 @@ async def bare(scope, receive, send):
     if name == "ports":
         kinds = [type(scope[key][1]).__name__ for key in ("client", "server")]
         await send({"type": "http.response.body", "body": " ".join(kinds).encode()})
-    if name == "flood":
-        for block in blocks(FLOOD):
-            happened["bare flood"] += 1
-            await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
 
 
 async def app(scope, receive, send):

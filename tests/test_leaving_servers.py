@@ -99,6 +99,21 @@ def test_a_view_s_body_without_an_end_is_left(server, quiet, how):
     wait_for_the_end(server, name)
 
 
+@pytest.mark.parametrize("kind", [*FLOODS, "http_flood"])
+def test_a_flood_waits_for_a_slow_client(server, kind):
+    name = f"{kind}-slow"
+    with clients.raw(server, receive_buffer=65536) as connection:
+        upgrade = () if kind == "http_flood" else clients.UPGRADE
+        send_request(connection, f"/{kind}/{name}", "GET", *upgrade)
+        clients.read_bytes(connection, MIB)
+        made = clients.standing_still(lambda: happened(server, f"{name} sent"))
+        # What the client has not taken is in the buffers of server and kernel.
+        assert made * 65536 < 12 * MIB
+        clients.read_bytes(connection, MIB)
+        clients.leave(connection)
+    wait_for_the_end(server, name)
+
+
 # Who does not receive.
 
 

@@ -99,4 +99,4 @@ def test_no_version_of_the_specification_is_not_daphne():
 async def test_daphne_refuses_a_line_break_in_a_header_of_accept():
     message = {"type": "websocket.accept", "headers": [(b"x-kind", b"a\r\nx-other: b")]}
     with pytest.raises(ValueError, match="The header b'x-kind' has a line break"):
-        await quirks._daphne_websocket_send(None, None, message)
+        await quirks._daphne_websocket_send(None, None, None, message)
