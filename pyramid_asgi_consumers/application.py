@@ -1,5 +1,6 @@
 """Looks at one scope and hands it on."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -125,13 +126,15 @@ class ASGIApplication:
             return await self.lifespan(scope, receive, send)
         if kind not in ("http", "websocket"):
             raise ValueError(f"scope type must be http, websocket or lifespan, not {kind!r}")
-        if not self.lifespan.started and quirks.sends_no_lifespan(scope):
+        run = self.lifespan.runs.get(asyncio.get_running_loop())
+        if run is None or not run.entered:
             try:
-                await self.lifespan.start_without_server()
+                run = await self.lifespan.start(scope)
             except LifespanError:
                 return await self._refuse(scope, send, 500)
-        if self.lifespan.state and "state" not in scope:
-            scope = {**scope, "state": dict(self.lifespan.state)}
+        # What the server has of it, it hands on by itself.
+        if run.state and (run.is_own or "state" not in scope):
+            scope = {**scope, "state": {**scope.get("state", {}), **run.state}}
         if "://" in scope["path"]:
             scope = origin_form(scope)
         try:

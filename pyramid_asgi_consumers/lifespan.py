@@ -1,6 +1,7 @@
 """Startup and shutdown: the contexts that an application is served within."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -8,18 +9,62 @@ from typing import Any
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.exceptions import LifespanError
+from pyramid_asgi_consumers.raised import caught, original
 
 log = logging.getLogger(__name__)
 
 #: ``factory(registry)`` returns an async context manager.
 Factory = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
+#: Where the scope of a connection says that it enters no contexts.
+ENTERS_NONE = "pyramid_asgi_consumers.enters_none"
+
+# The contexts that are being entered, for what they do themselves.
+_entering: contextvars.ContextVar["Run | None"] = contextvars.ContextVar("entering", default=None)
+
+
+def starts_nothing(factory: Factory) -> Factory:
+    """Mark a ``factory`` whose contexts do something when they are left, and only then."""
+    factory.starts_nothing = True
+    return factory
+
+
+class Run:
+    """The contexts of one event loop, from the first one's start to the last one's end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_own: bool = False) -> None:
+        self.loop = loop
+        #: Whether a connection has asked for it, and not a server.
+        self.is_own = is_own
+        #: What the contexts have yielded, merged.
+        self.state: dict[str, Any] = {}
+        #: Whether all contexts have been entered.
+        self.entered = False
+        #: What kept them from being entered, or from being left.
+        self.error: Exception | None = None
+        #: How many lifespan scopes it serves.
+        self.users = 0
+        #: Set when they have been entered, or cannot be.
+        self.settled = asyncio.Event()
+        self.stopping = asyncio.Event()
+        #: None where there is nothing to start.
+        self.task: asyncio.Task[None] | None = None
+
+    async def end(self) -> None:
+        """Have the contexts left; return when they have been. It does not raise."""
+        self.stopping.set()
+        if not self.entered:
+            self.task.cancel()
+        await asyncio.wait((self.task,))
+
 
 class Lifespan:
     """Enters an application's contexts when it starts and leaves them when it stops.
 
-    ``factories`` make the contexts of ``registry``, entered in this order and left in reverse.
-    ``drain`` is awaited at the end, before any is left: what still runs may use them.
+    That is once for each event loop that lives: with the server's lifespan scope, or else with the
+    first connection. ``factories`` make the contexts of ``registry``, entered in this order and
+    left in reverse. ``drain`` is awaited at the end, before any is left: what still runs may use
+    them.
     """
 
     def __init__(
@@ -28,66 +73,144 @@ class Lifespan:
         self.registry = registry
         self.factories = factories
         self.drain = drain
-        #: What the contexts have yielded, merged.
-        self.state: dict[str, Any] = {}
-        #: Whether all contexts have been entered.
-        self.started = False
-        self._own_start: asyncio.Task[Any] | None = None
+        #: By event loop.
+        self.runs: dict[asyncio.AbstractEventLoop, Run] = {}
+        self._has_warned = False
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve a ``scope`` of the type ``lifespan`` (ASGI Lifespan Protocol).
 
         Where a context fails, those already entered are left and the server gets
         ``lifespan.startup.failed`` (or ``lifespan.shutdown.failed``) with the reason.
+
+        Where the contexts have been entered already, by a connection or by another such scope, they
+        are these, and left with the last such scope.
         """
-        self.state = {}
-        phase = "startup"
         await receive()
+        loop = asyncio.get_running_loop()
+        run = self.runs.get(loop)
+        if run is None or run.task is None:
+            run = self._new_run(loop)
+            run.task = loop.create_task(self._live(run))
+        run.users += 1
+        phase = "startup"
         try:
-            async with AsyncExitStack() as stack:
-                for factory in self.factories:
-                    self._merge(factory, await stack.enter_async_context(factory(self.registry)))
+            await run.settled.wait()
+            if run.error is None:
                 if "state" in scope:
-                    scope["state"].update(self.state)
-                stack.push_async_callback(self.drain)
+                    scope["state"].update(run.state)
                 phase = "shutdown"
-                self.started = True
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-        except Exception as error:
-            log.exception("The application's %s failed", phase)
-            reason = f"{type(error).__name__}: {error}"
-            await send({"type": f"lifespan.{phase}.failed", "message": reason})
-        else:
+        finally:
+            run.users -= 1
+            if not run.users:
+                await run.end()
+        if run.error is None or run.users:
             await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": f"lifespan.{phase}.failed", "message": str(run.error)})
 
-    def _merge(self, factory: Factory, state: Mapping[str, Any] | None) -> None:
-        if state is None:
-            return
-        if not isinstance(state, Mapping):
-            raise TypeError(f"{factory!r} must yield a mapping or None, not {state!r}")
-        self.state.update(state)
+    async def start(self, scope: Mapping[str, Any]) -> Run:
+        """Return this event loop's contexts, on behalf of a connection whose ``scope`` is given.
 
-    async def start_without_server(self) -> None:
-        """Start once, on behalf of a server that does not; return when that is done.
-
-        Raises :class:`LifespanError` where a context fails; the next call tries again. The
-        contexts are left when the server stops.
+        They are entered where no server has said so. All that come meanwhile wait for one start,
+        and one that is cancelled leaves it be. Raises :class:`LifespanError` where a context fails;
+        the next call tries again.
         """
-        if self._own_start is None:
-            self._own_start = asyncio.create_task(self._start())
-        # It belongs to all connections that wait for it: one that is cancelled leaves it be.
-        await asyncio.shield(self._own_start)
+        loop = asyncio.get_running_loop()
+        run = self.runs.get(loop)
+        if run is None:
+            if ENTERS_NONE in scope:
+                return Run(loop)
+            run = self._new_run(loop, is_own=True)
+            if all(getattr(factory, "starts_nothing", False) for factory in self.factories):
+                run.entered = True
+                run.settled.set()
+                last = Run(loop)
+                last.stopping.set()
+                quirks.before_shutdown(lambda: self._live(last))
+                return run
+            # It has nothing to do with what this connection's context says.
+            run.task = contextvars.Context().run(loop.create_task, self._live(run))
+        # A context that asks the application while it is entered does not wait for itself.
+        if _entering.get() is not run:
+            await run.settled.wait()
+            if run.error is not None:
+                raise run.error
+        return run
 
-    async def _start(self) -> None:
-        context = running(self)
+    def _new_run(self, loop: asyncio.AbstractEventLoop, is_own: bool = False) -> Run:
+        forget_closed(self.runs)
+        run = self.runs[loop] = Run(loop, is_own)
+        return run
+
+    async def _live(self, run: Run) -> None:
+        # Contexts are entered and left in one task.
+        run.task = asyncio.current_task()
+        # Who closes a loop in which tasks wait is not told so for this one.
+        run.task._log_destroy_pending = False
+        phase = "startup"
+        run.error = LifespanError("the startup was cancelled")
+        _entering.set(run)
         try:
-            await context.__aenter__()
-        except BaseException:
-            self._own_start = None
-            raise
-        quirks.before_shutdown(lambda: context.__aexit__(None, None, None))
-        self._own_start = None
+            async with AsyncExitStack() as stack:
+                try:
+                    for factory in self.factories:
+                        context = factory(self.registry)
+                        _merge(run.state, factory, await stack.enter_async_context(context))
+                    stack.push_async_callback(self.drain)
+                    if run.is_own:
+                        self._watch(run)
+                    phase = "shutdown"
+                    run.error = None
+                    run.entered = True
+                    run.settled.set()
+                    await run.stopping.wait()
+                except asyncio.CancelledError:
+                    # So an event loop ends; a start is not to be finished then.
+                    if not run.entered:
+                        raise
+                    # Contexts may look at it; Python 3.10 has none.
+                    getattr(run.task, "uncancel", int)()
+                except GeneratorExit:
+                    # The loop was closed: nothing can be awaited any more.
+                    stack.pop_all()
+                    raise
+        except BaseException as raised:
+            error = original(caught(raised, run.task))
+            log.error("The application's %s failed", phase, exc_info=error)
+            run.error = LifespanError(f"{type(error).__name__}: {error}")
+        finally:
+            if self.runs.get(run.loop) is run:
+                del self.runs[run.loop]
+            run.settled.set()
+
+    def _watch(self, run: Run) -> None:
+        sends_none = quirks.before_shutdown(run.end)
+        if not sends_none and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "No lifespan came before the first connection, which has entered the contexts of"
+                " add_asgi_lifespan and add_asgi_app; they are left when the server or its event"
+                " loop ends, if it says so. Have the server's lifespan on, and handed on to this"
+                " application by the one around it"
+            )
+
+
+def forget_closed(by_loop: dict[asyncio.AbstractEventLoop, Any]) -> None:
+    """Forget what belongs to event loops that were closed without a word."""
+    for loop in list(by_loop):
+        if loop.is_closed():
+            by_loop.pop(loop, None)
+
+
+def _merge(merged: dict[str, Any], factory: Factory, state: Mapping[str, Any] | None) -> None:
+    if state is None:
+        return
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{factory!r} must yield a mapping or None, not {state!r}")
+    merged.update(state)
 
 
 @asynccontextmanager
@@ -108,7 +231,9 @@ async def running(app: Callable[..., Awaitable[None]]) -> AsyncIterator[dict[str
             log.debug("%r knows no lifespan: %r", app, task.exception())
         yield state
         if answer is not None and await _answer(task, to_app, from_app, "shutdown") is None:
-            task.result()
+            # An event loop that ends has cancelled it, too.
+            if not task.cancelled():
+                task.result()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -1,11 +1,12 @@
 """A whole ASGI application under a prefix."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pyramid_asgi_consumers.environ import split_root_path
-from pyramid_asgi_consumers.lifespan import running
+from pyramid_asgi_consumers.lifespan import forget_closed, running
 
 
 class Mount:
@@ -19,7 +20,8 @@ class Mount:
     def __init__(self, prefix: str, app: Callable[..., Awaitable[None]]) -> None:
         self.prefix = prefix
         self.app = app
-        self._state: dict[str, Any] = {}
+        # By event loop.
+        self._states: dict[asyncio.AbstractEventLoop, dict[str, Any]] = {}
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one http or websocket ``scope`` whose path is the prefix or below it."""
@@ -31,12 +33,18 @@ class Mount:
             "path_params": {},
             "url_route": {"args": (), "kwargs": {}},
         }
-        if self._state:
-            own["state"] = {**scope.get("state", {}), **self._state}
+        state = self._states.get(asyncio.get_running_loop())
+        if state:
+            own["state"] = {**scope.get("state", {}), **state}
         await self.app(own, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, registry: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         """Run the application's own lifespan; its state is for its own connections."""
-        async with running(self.app) as self._state:
-            yield None
+        loop = asyncio.get_running_loop()
+        forget_closed(self._states)
+        async with running(self.app) as self._states[loop]:
+            try:
+                yield None
+            finally:
+                del self._states[loop]

@@ -5,8 +5,11 @@
 
 import asyncio
 import contextlib
+import multiprocessing.util
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -30,18 +33,26 @@ def root_path(scope: Mapping[str, Any]) -> str:
     return "" if _is_daphne(scope) else scope.get("root_path") or ""
 
 
-def sends_no_lifespan(scope: Mapping[str, Any]) -> bool:
-    """Whether the server never tells an application that it starts: Daphne 4.2.3."""
-    return _is_daphne(scope)
-
-
 def _is_daphne(scope: Mapping[str, Any]) -> bool:
     # The scope survives ASGI middleware, which send does not. Of all servers Daphne alone gives no
     # version of the specification; the tests of other projects do not either.
     return "spec_version" not in scope.get("asgi", ()) and "daphne.server" in sys.modules
 
 
-def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
+def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+    """Have ``leave()`` awaited before the event loop that runs ends, where no task is told so.
+
+    Most event loops cancel their tasks at the end. Returns whether the server never sends a
+    lifespan.
+    """
+    if _leave_daphne(leave):
+        return True
+    _leave_uvicorn(leave)
+    _leave_granian(leave)
+    return False
+
+
+def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
     """Have Daphne 4.2.3 stop in good order, and await ``leave()`` before its event loop ends.
 
     By itself it cancels all requests under way and breaks websockets off; or it fails to, where a
@@ -49,14 +60,22 @@ def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
     its option ``application-close-timeout`` says, then cancelled and waited for as long again; and
     websockets are closed with 1012, "service
     restart" (RFC 6455 section 7.4).
+
+    Returns whether it serves at all on the event loop that runs: it may be merely imported.
     """
-    from twisted.internet import defer, reactor
+    # To import this is to install one.
+    reactor = sys.modules.get("twisted.internet.reactor")
+    if getattr(reactor, "_asyncioEventloop", None) is not asyncio.get_running_loop():
+        return False
+    from twisted.internet import defer
     from twisted.internet.interfaces import IListeningPort
 
     ports = [reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)]
     # With TLS there is a factory around Daphne's.
     factories = [getattr(port.factory, "wrappedFactory", port.factory) for port in ports]
-    server = next(factory.server for factory in factories if hasattr(factory, "server"))
+    server = next((factory.server for factory in factories if hasattr(factory, "server")), None)
+    if server is None:
+        return False
     # Another application of this process may have been faster.
     with contextlib.suppress(ValueError):
         kill = ("before", server.kill_all_applications, (), {})
@@ -72,6 +91,44 @@ def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
         return defer.Deferred.fromFuture(asyncio.ensure_future(stop()))
 
     reactor.addSystemEventTrigger("before", "shutdown", trigger)
+    return True
+
+
+def _leave_uvicorn(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Have Uvicorn 0.54 await ``leave()`` before the shutdown of its lifespan, be it off.
+
+    Told by a signal to stop, it ends with that signal again, in the middle of its event loop. It is
+    known by the handler of that signal.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if (
+        not isinstance(server, getattr(sys.modules.get("uvicorn.server"), "Server", ()))
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        return
+    shutdown = server.lifespan.shutdown
+
+    async def leave_first() -> None:
+        await leave()
+        await shutdown()
+
+    server.lifespan.shutdown = leave_first
+
+
+def _leave_granian(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Have ``leave()`` run when the process of Granian 2.8.9's worker ends.
+
+    It leaves its event loop as it stands, neither running nor closed.
+    """
+    loop = asyncio.get_running_loop()
+    names = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+    if not any(re.match(r"M[PT]Server\._spawn_asgi_", name) for name in names):
+        return
+
+    def run() -> None:
+        loop.run_until_complete(leave())
+
+    multiprocessing.util.Finalize(None, run, exitpriority=0)
 
 
 async def _drain_daphne(server: Any, reactor: Any) -> None:

@@ -36,7 +36,7 @@ from pyramid_asgi_consumers.exceptions import (
 )
 from pyramid_asgi_consumers.handshake import EXCHANGE
 from pyramid_asgi_consumers.lanes import Lane
-from pyramid_asgi_consumers.lifespan import Lifespan, running
+from pyramid_asgi_consumers.lifespan import ENTERS_NONE, Lifespan, running
 from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.threads import ThreadPool
 
@@ -764,6 +764,7 @@ def _scope(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
             text["SERVER_NAME"],
             int(DEFAULT_PORTS.get(scheme, 80)) if port is None else port,
         ),
+        ENTERS_NONE: True,
     }
     if "REMOTE_ADDR" in text:
         scope["client"] = (text["REMOTE_ADDR"], _number(text.get("REMOTE_PORT")) or 0)

@@ -266,12 +266,8 @@ async def test_the_application_in_the_readme_works():
     assert {"type": "websocket.send", "text": "hi"} in sent
 
 
-async def test_without_a_lifespan_of_the_server_s_a_failing_start_is_500_and_tried_again(
-    config, monkeypatch, caplog
-):
-    """As on Daphne; a real one is in test_servers.py."""
+async def test_without_a_lifespan_a_failing_start_is_500_and_tried_again(config, caplog):
     failures = [OSError("not yet"), OSError("not yet")]
-    leaving = []
 
     @asynccontextmanager
     async def context(registry):
@@ -279,8 +275,6 @@ async def test_without_a_lifespan_of_the_server_s_a_failing_start_is_500_and_tri
             raise failures.pop()
         yield {"x": 1}
 
-    monkeypatch.setattr("pyramid_asgi_consumers.quirks.sends_no_lifespan", lambda scope: True)
-    monkeypatch.setattr("pyramid_asgi_consumers.quirks.before_shutdown", leaving.append)
     config.add_asgi_lifespan(context)
     config.add_asgi_consumer("/ws", "websocket", accepting())
     app = config.make_asgi_app()
@@ -288,8 +282,6 @@ async def test_without_a_lifespan_of_the_server_s_a_failing_start_is_500_and_tri
     assert (await run(app, websocket_scope(), CONNECT))[0]["status"] == 500
     assert (await run(app, http_scope()))[0]["status"] == 200
     assert (await run(app, websocket_scope(), CONNECT))[0]["type"] == "websocket.accept"
-    (leave,) = leaving
-    await leave()
 
 
 async def test_a_root_path_of_the_settings_goes_before_that_of_the_scope(config):

@@ -1,6 +1,9 @@
 """Startup and shutdown contexts, with and without a server's help."""
 
 import asyncio
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -8,7 +11,7 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers.exceptions import LifespanError
-from pyramid_asgi_consumers.lifespan import Lifespan, running
+from pyramid_asgi_consumers.lifespan import Lifespan, running, starts_nothing
 
 
 async def drained():
@@ -89,7 +92,6 @@ async def test_what_contexts_yield_is_merged_into_the_state():
     state = {"of the server": 0}
     await serve(lifespan, state)
     assert state == {"of the server": 0, "x": 1, "y": 2}
-    assert lifespan.state == {"x": 1, "y": 2}
 
 
 async def test_a_context_that_yields_no_mapping_is_a_failure(caplog):
@@ -184,56 +186,279 @@ async def test_no_task_is_left_when_the_body_fails():
     assert asyncio.all_tasks() == before
 
 
-@pytest.fixture
-def leaving(monkeypatch):
-    """What is to be awaited when the server stops, in place of Twisted's reactor."""
-    callbacks = []
-    monkeypatch.setattr("pyramid_asgi_consumers.quirks.before_shutdown", callbacks.append)
-    return callbacks
+# Without a server that says so.
 
 
-async def test_without_a_server_all_wait_for_one_start(leaving):
+def ask(lifespan, **scope):
+    """A task that is a connection's."""
+    return asyncio.create_task(lifespan.start(scope))
+
+
+async def test_the_first_connections_wait_for_one_start():
     happened = []
     lifespan = Lifespan(None, [context("a", happened, {"x": 1})], drained)
-    await asyncio.gather(*(lifespan.start_without_server() for _ in range(3)))
-    assert (happened, lifespan.started, lifespan.state) == (["enter a"], True, {"x": 1})
-    (leave,) = leaving
-    await leave()
+    runs = await asyncio.gather(*(lifespan.start({}) for _ in range(3)))
+    assert len(set(runs)) == 1
+    assert (happened, runs[0].entered, runs[0].state) == (["enter a"], True, {"x": 1})
+
+
+def test_the_end_of_the_event_loop_leaves_the_contexts_after_what_runs():
+    happened = []
+
+    async def drain():
+        happened.append("drain")
+
+    async def serve_one():
+        await lifespan.start({})
+
+    lifespan = Lifespan(None, [context("a", happened), context("b", happened)], drain)
+    for _ in range(2):
+        asyncio.run(serve_one())
+        assert happened == ["enter a", "enter b", "drain", "leave b", "leave a"]
+        assert not lifespan.runs
+        happened.clear()
+
+
+def test_a_context_can_use_timeouts_when_the_event_loop_ends():
+    happened = []
+
+    @asynccontextmanager
+    async def factory(registry):
+        yield
+        task = asyncio.current_task()
+        happened.append(getattr(task, "cancelling", int)())
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), 0.01)
+        happened.append("left")
+
+    async def serve_one():
+        await lifespan.start({})
+
+    lifespan = Lifespan(None, [factory], drained)
+    asyncio.run(serve_one())
+    assert happened == [0, "left"]
+
+
+def test_one_warning_says_so_however_many_event_loops_there_are(caplog):
+    async def serve_one():
+        await lifespan.start({})
+
+    lifespan = Lifespan(None, [context("a", [])], drained)
+    for _ in range(2):
+        asyncio.run(serve_one())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("No lifespan came before the first connection")
+
+
+def test_what_starts_nothing_is_no_reason_to_start_or_to_warn(caplog):
+    async def serve_one():
+        run = await lifespan.start({})
+        assert run.entered
+        assert await lifespan.start({}) is run
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    happened = []
+    lifespan = Lifespan(None, [starts_nothing(context("a", happened))], drained)
+    asyncio.run(serve_one())
+    assert (happened, caplog.records) == ([], [])
+
+
+async def test_what_starts_nothing_is_entered_by_a_lifespan_that_comes_later():
+    happened = []
+    lifespan = Lifespan(None, [starts_nothing(context("a", happened))], drained)
+    await lifespan.start({})
+    await serve(lifespan)
     assert happened == ["enter a", "leave a"]
 
 
-async def test_without_a_server_a_failing_start_is_tried_again(leaving, caplog):
+async def test_a_failing_start_is_tried_again_with_the_next_connection(caplog):
     happened = []
     factories = [context("a", happened), context("b", happened, at_start=OSError("not yet"))]
     lifespan = Lifespan(None, factories, drained)
     for _ in range(2):
-        with pytest.raises(LifespanError, match="not yet"):
-            await lifespan.start_without_server()
-        assert not lifespan.started
+        first, second = ask(lifespan), ask(lifespan)
+        for each in (first, second):
+            with pytest.raises(LifespanError, match="not yet"):
+                await each
+        assert not lifespan.runs
     assert happened == ["enter a", "enter b", "leave a"] * 2
     factories.pop()
-    await lifespan.start_without_server()
-    assert lifespan.started
-    await leaving[0]()
+    assert (await lifespan.start({})).entered
 
 
-async def test_a_connection_that_goes_away_does_not_undo_the_start(leaving):
+async def test_a_start_that_exits_is_a_failure(caplog):
+    lifespan = Lifespan(None, [context("a", [], at_start=SystemExit(3))], drained)
+    with pytest.raises(LifespanError, match="SystemExit: 3"):
+        await lifespan.start({})
+    assert types(await serve(lifespan)) == ["lifespan.startup.failed"]
+
+
+def held(happened):
+    """A factory whose contexts wait for the event that it is returned with."""
     go_on = asyncio.Event()
 
     @asynccontextmanager
-    async def slow(registry):
-        await go_on.wait()
-        yield
+    async def factory(registry):
+        happened.append("begin")
+        try:
+            await go_on.wait()
+            yield
+        finally:
+            happened.append("end")
 
-    lifespan = Lifespan(None, [slow], drained)
-    first, second = (asyncio.create_task(lifespan.start_without_server()) for _ in range(2))
-    await asyncio.sleep(0)
+    return factory, go_on
+
+
+async def begun(happened):
+    while not happened:
+        await asyncio.sleep(0)
+
+
+async def test_a_connection_that_goes_away_does_not_undo_the_start():
+    happened = []
+    factory, go_on = held(happened)
+    lifespan = Lifespan(None, [factory], drained)
+    first, second = ask(lifespan), ask(lifespan)
+    await begun(happened)
     first.cancel()
     await asyncio.wait((first,))
     go_on.set()
-    await second
-    assert lifespan.started
-    await leaving[0]()
+    assert (await second).entered
+    assert happened == ["begin"]
+
+
+def test_a_start_that_never_returns_ends_with_the_event_loop():
+    happened = []
+
+    async def give_up():
+        factory, _ = held(happened)
+        lifespan = Lifespan(None, [factory], drained)
+        waiting = ask(lifespan)
+        await begun(happened)
+        return waiting
+
+    assert asyncio.run(give_up()).cancelled()
+    assert happened == ["begin", "end"]
+
+
+async def test_a_server_that_gives_up_ends_the_start():
+    happened = []
+    factory, _ = held(happened)
+    lifespan = Lifespan(None, [factory], drained)
+    server = asyncio.create_task(serve(lifespan))
+    await begun(happened)
+    connection = ask(lifespan)
+    await asyncio.sleep(0)
+    server.cancel()
+    with pytest.raises(LifespanError, match="the startup was cancelled"):
+        await connection
+    await asyncio.wait((server,))
+    assert server.cancelled()
+    assert happened == ["begin", "end"]
+    assert not lifespan.runs
+
+
+async def test_a_context_that_asks_the_application_does_not_wait_for_itself():
+    seen = []
+
+    @asynccontextmanager
+    async def factory(registry):
+        seen.append(await lifespan.start({}))
+        yield {"x": 1}
+
+    lifespan = Lifespan(None, [factory], drained)
+    assert await asyncio.wait_for(lifespan.start({}), 20) is seen[0]
+
+
+def test_contexts_are_entered_once_for_each_event_loop():
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened, {"x": 1})], drained)
+    both = threading.Barrier(2)
+
+    async def serve_two():
+        run = await lifespan.start({})
+        assert await lifespan.start({}) is run
+        await asyncio.to_thread(both.wait, 20)
+        assert happened == ["enter a"] * 2
+        await asyncio.to_thread(both.wait, 20)
+        return run
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: asyncio.run(serve_two()), range(2))
+    assert first is not second
+    assert happened == ["enter a"] * 2 + ["leave a"] * 2
+
+
+def test_an_event_loop_that_was_closed_without_a_word_counts_as_none(caplog):
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened)], drained)
+    for _ in range(2):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(lifespan.start({}))
+        loop.close()
+        assert happened == ["enter a"]
+        assert list(lifespan.runs) == [loop]
+        happened.clear()
+    lifespan.runs.clear()
+    gc.collect()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_lifespan_that_comes_later_takes_the_contexts_over():
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened, {"x": 1})], drained)
+    await lifespan.start({})
+    async with running(lifespan) as state:
+        assert state == {"x": 1}
+        assert happened == ["enter a"]
+    assert happened == ["enter a", "leave a"]
+
+
+async def test_a_connection_within_a_lifespan_enters_nothing():
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened, {"x": 1})], drained)
+    async with running(lifespan):
+        assert (await lifespan.start({})).state == {"x": 1}
+    assert happened == ["enter a", "leave a"]
+
+
+async def test_a_connection_after_the_end_of_a_lifespan_enters_the_contexts_again():
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened)], drained)
+    await serve(lifespan)
+    await lifespan.start({})
+    assert happened == ["enter a", "leave a", "enter a"]
+
+
+async def test_two_lifespans_of_one_event_loop_share_the_contexts():
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened, {"x": 1})], drained)
+    async with running(lifespan):
+        async with running(lifespan) as state:
+            assert state == {"x": 1}
+        assert happened == ["enter a"]
+    assert happened == ["enter a", "leave a"]
+
+
+async def test_a_lifespan_that_is_cancelled_leaves_its_contexts():
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened)], drained)
+    started, forever = asyncio.Event(), asyncio.Event()
+
+    async def receive():
+        if happened:
+            await forever.wait()
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        started.set()
+
+    task = asyncio.create_task(lifespan({"type": "lifespan"}, receive, send))
+    await started.wait()
+    task.cancel()
+    await asyncio.wait((task,))
+    assert happened == ["enter a", "leave a"]
 
 
 @asynccontextmanager

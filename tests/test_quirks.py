@@ -93,7 +93,6 @@ def test_a_partial_is_not_daphne():
 def test_no_version_of_the_specification_is_not_daphne():
     scope = {"asgi": {"version": "3.0"}, "root_path": "/app"}
     assert quirks.root_path(scope) == "/app"
-    assert not quirks.sends_no_lifespan(scope)
 
 
 async def test_daphne_refuses_a_line_break_in_a_header_of_accept():

@@ -1047,7 +1047,7 @@ def test_the_lifespan_runs_within_the_block_and_the_loop_is_one():
             assert events == ["start"]
         assert events == ["start", "stop"]
         events.clear()
-    assert not app.lifespan.started
+    assert not app.lifespan.runs
 
 
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])

@@ -16,6 +16,7 @@ from pyramid_asgi_consumers.interfaces import (
     IChannelsBackend,
     ILifespanFactories,
 )
+from pyramid_asgi_consumers.lifespan import starts_nothing
 
 SCHEMES = ("memory", "redis", "rediss", "unix")
 
@@ -76,6 +77,7 @@ def _backend(settings):
         raise ConfigurationError(f"asgi.channels: {error}") from error
 
 
+@starts_nothing
 @asynccontextmanager
 async def _channels_lifespan(registry):
     try:

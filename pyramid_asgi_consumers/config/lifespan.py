@@ -13,6 +13,10 @@ def add_asgi_lifespan(config, factory):
     were declared, and left in reverse when it stops. A mapping that one yields is merged into the
     ``state`` of every scope.
 
+    Where no lifespan reaches the application (Daphne sends none, nor does an application around
+    this one, nor many a test client) the first connection enters them, once for each event loop,
+    and they are left when the server stops or the event loop ends.
+
     Raises ConfigurationError where ``factory`` cannot be called.
     """
     resolved = config.maybe_dotted(factory)
