@@ -17,6 +17,7 @@ from typing import Any
 
 from pyramid.httpexceptions import HTTPServerError, status_map
 from pyramid.interfaces import IRoutesMapper
+from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
@@ -26,6 +27,7 @@ from pyramid_asgi_consumers.cookies import Cookies
 from pyramid_asgi_consumers.coroutines import SERVER
 from pyramid_asgi_consumers.environ import build_environ
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.interfaces import IHandshakes
 from pyramid_asgi_consumers.lanes import Lane
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import carried
@@ -62,8 +64,18 @@ _NEGOTIATED = b"sec-websocket-"
 
 Headers = list[tuple[bytes, bytes]]
 
+#: The route of the exchanges that belong to no consumer.
+NO_CONSUMER = "asgi run_in_request"
 
-async def run_in_request(scope: Mapping[str, Any], func: Callable[..., Any], *args: Any) -> Any:
+#: What a test client runs the application's exchanges with, in its own place.
+served_by: "contextvars.ContextVar[Handshakes | None]" = contextvars.ContextVar(
+    "served_by", default=None
+)
+
+
+async def run_in_request(
+    scope: "Mapping[str, Any] | Registry", func: Callable[..., Any], *args: Any
+) -> Any:
     """Run the blocking ``func(request, *args)`` within a Pyramid request; return what it returns.
 
     ``scope`` is that of a guarded consumer. The request has the headers of its handshake and goes
@@ -72,11 +84,23 @@ async def run_in_request(scope: Mapping[str, Any], func: Callable[..., Any], *ar
     request sets are sent with the next. Cancelling the caller does not stop a ``func`` that runs:
     its transaction commits or aborts by itself. Before a thread was free for it, it never runs.
 
+    What has no connection (a lifespan's task, a timer) gives the registry in place of ``scope``:
+    then it is a request for the application's root, ``http://localhost/``, of nobody, as
+    ``pyramid.scripting.prepare`` makes it, that needs no permission.
+
     Raises what ``func`` raises, or what kept it from being run or its work from being kept:
     ``HTTPForbidden`` where the permission is gone, a failed commit, an ``HTTPException`` with the
-    status with which a tween refused. RuntimeError where the consumer is not guarded, TypeError
-    where ``func`` is async.
+    status with which a tween refused. RuntimeError where the consumer is not guarded, or no
+    application was made with the registry; TypeError where ``func`` is async.
     """
+    if isinstance(scope, Registry):
+        handshakes = served_by.get() or scope.queryUtility(IHandshakes)
+        if handshakes is None:
+            raise RuntimeError(
+                "run_in_request: config.make_asgi_app() has made no application with this registry"
+            )
+        environ = Request.blank("/").environ
+        return await handshakes.call(NO_CONSUMER, {}, environ, Cookies("", "/"), func, args)
     admission = scope.get(ADMISSION)
     if admission is None:
         raise RuntimeError(
@@ -204,7 +228,7 @@ class ExchangeRoutesMapper:
         """
         routes = self._mapper.get_routes(include_static)
         if include_static:
-            return routes
+            return [route for route in routes if route.name != NO_CONSUMER]
         request = get_current_request()
         # The router sets it at first.
         is_served = request is None or "request_iface" in vars(request)
@@ -318,6 +342,41 @@ class Handshakes:
 
         return await lane.run(exchange.context_vars.run, call, left=left)
 
+    async def call(
+        self,
+        route_name: str,
+        path_params: Mapping[str, Any],
+        environ: dict[str, Any],
+        cookies: Cookies,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> Any:
+        """Run ``func(request, *args)`` in the view of a route; see :func:`run_in_request`."""
+
+        def work(context: Any, request: Request) -> Any:
+            result = func(request, *args)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(f"run_in_request: func must not be async: {func!r}")
+            return result
+
+        exchange = Exchange(route_name, path_params, work)
+        error = None
+        try:
+            response = await self.send(self.calls, exchange, environ, cookies)
+        except Exception as raised:
+            error = raised
+            adopt(exchange.context_vars)
+        # What func raised comes first, whatever tweens and exception views have made of it.
+        if exchange.error is not None:
+            adopt(exchange.context_vars)
+            error = exchange.error
+        if error is None:
+            if exchange.succeeded(response):
+                return exchange.result
+            error = exchange.refusal(response)
+        raise carried(error)
+
     async def drain(self, timeout: float) -> None:
         """Wait until no exchange is under way, at most ``timeout`` seconds."""
         if not await self.pool.drain(timeout):
@@ -357,29 +416,11 @@ class Admission:
 
     async def run_in_request(self, func: Callable[..., Any], *args: Any) -> Any:
         """See :func:`run_in_request`."""
-
-        def work(context: Any, request: Request) -> Any:
-            result = func(request, *args)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise TypeError(f"run_in_request: func must not be async: {func!r}")
-            return result
-
-        exchange = Exchange(self.consumer.route_name, self.scope["path_params"], work)
-        error = None
-        try:
-            response = await self.handshakes.send(
-                self.handshakes.calls, exchange, self.environ(), self.cookies
-            )
-        except Exception as raised:
-            error = raised
-            adopt(exchange.context_vars)
-        # What func raised comes first, whatever tweens and exception views have made of it.
-        if exchange.error is not None:
-            adopt(exchange.context_vars)
-            error = exchange.error
-        if error is None:
-            if exchange.succeeded(response):
-                return exchange.result
-            error = exchange.refusal(response)
-        raise carried(error)
+        return await self.handshakes.call(
+            self.consumer.route_name,
+            self.scope["path_params"],
+            self.environ(),
+            self.cookies,
+            func,
+            args,
+        )

@@ -31,6 +31,10 @@ class ILifespanFactories(Interface):
     """The list of what ``config.add_asgi_lifespan`` was given, in order of declaration."""
 
 
+class IHandshakes(Interface):
+    """The ``Handshakes`` of the application that ``config.make_asgi_app()`` made last."""
+
+
 class IASGIApplication(Interface):
     """What ``config.make_asgi_app()`` returns: an ASGI 3 application."""
 

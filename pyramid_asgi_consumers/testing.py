@@ -34,7 +34,7 @@ from pyramid_asgi_consumers.exceptions import (
     WebSocketDenied,
     WebSocketDisconnect,
 )
-from pyramid_asgi_consumers.handshake import EXCHANGE
+from pyramid_asgi_consumers.handshake import EXCHANGE, served_by
 from pyramid_asgi_consumers.lanes import Lane
 from pyramid_asgi_consumers.lifespan import ENTERS_NONE, Lifespan, running
 from pyramid_asgi_consumers.raised import caught, original
@@ -505,6 +505,7 @@ class _Call:
 
         def create() -> None:
             _call.set(self)
+            served_by.set(self.server.app.handshakes)
             self.task = self.server.loop.create_task(coroutine)
             self.task.add_done_callback(lambda task: self.server.tell(self._end))
 

@@ -35,6 +35,7 @@ def main(global_config, **settings):
         friends = ["https://a.example", "https://b.example"]
         config.add_asgi_consumer("/room/{id}", "websocket", Room(), origins=friends)
         config.add_asgi_app("/starlette", Starlette())
+        config.set_security_policy(object())
         config.add_asgi_consumer("/feed", "http", feed, permission="read")
         config.add_asgi_consumer(settings["prefix"] + "/ws", "websocket", feed, name="ws")
         return config.make_asgi_app()

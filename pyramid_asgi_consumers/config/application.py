@@ -12,7 +12,7 @@ from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
 from pyramid_asgi_consumers.handshake import Handshakes
-from pyramid_asgi_consumers.interfaces import ILifespanFactories
+from pyramid_asgi_consumers.interfaces import IHandshakes, ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.threads import check_threads
@@ -56,6 +56,7 @@ def make_asgi_app(config, wsgi_app=None):
         root_path=setting("asgi.root_path"),
     )
     handshakes = Handshakes(wsgi_app, setting("asgi.handshake_threads"), multiprocess=multiprocess)
+    config.registry.registerUtility(handshakes, IHandshakes)
     try:
         rule = OriginRule(setting("asgi.origins"), setting("asgi.hosts"))
     except ValueError as error:

@@ -13,9 +13,10 @@ from pyramid.interfaces import (
     IDefaultPermission,
     IRoutesMapper,
 )
+from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.config.attributes import add_request_attribute
-from pyramid_asgi_consumers.handshake import ExchangeRoutesMapper, exchange_view
+from pyramid_asgi_consumers.handshake import NO_CONSUMER, ExchangeRoutesMapper, exchange_view
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IGuards
 from pyramid_asgi_consumers.mapper import Consumer
 
@@ -179,3 +180,8 @@ def includeme(config):
     mapper = ExchangeRoutesMapper(config.get_routes_mapper(), consumers)
     config.registry.registerUtility(mapper, IRoutesMapper)
     add_request_attribute(config, "websocket_url", _websocket_url_of)
+    # For exchanges alone, so for no tool to show.
+    hidden = config.with_package(config.package)
+    hidden.introspection = False
+    hidden.add_route(NO_CONSUMER, "/", static=True)
+    hidden.add_view(exchange_view, route_name=NO_CONSUMER, permission=NO_PERMISSION_REQUIRED)
