@@ -27,14 +27,8 @@ class RedisServer:
         self.client = Redis.from_url(self.url)
         self.process = None
 
-    def start(self):
-        binary = shutil.which("redis-server")
-        if binary is None:
-            pytest.fail("redis-server is missing: apt-get install redis-server", pytrace=False)
-        self.process = subprocess.Popen(
-            [binary, "--port", str(self.port), "--dir", str(self.directory), "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
+    def start(self, *options):
+        self.launch(*options)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -43,6 +37,20 @@ class RedisServer:
             except RedisConnectionError:
                 assert self.process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.01)
+
+    def launch(self, *options):
+        """Start it with further options, and do not wait until it answers."""
+        binary = shutil.which("redis-server")
+        if binary is None:
+            pytest.fail("redis-server is missing: apt-get install redis-server", pytrace=False)
+        self.process = subprocess.Popen(
+            [
+                *(binary, "--port", str(self.port), "--dir", str(self.directory), "--save", ""),
+                *("--repl-diskless-sync-delay", "0"),
+                *options,
+            ],
+            stdout=subprocess.DEVNULL,
+        )
 
     def stop(self, keep=True):
         """Shut down, with the data written to the disk if ``keep`` is true."""

@@ -1,12 +1,13 @@
 """The races of subscribing, one step at a time: what a real Redis shows only now and then."""
 
 import asyncio
-from collections import Counter
 from types import SimpleNamespace
+
+import pytest
 
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels import redis as module
-from pyramid_asgi_consumers.channels.base import Feed, Gap, encode, make_event
+from pyramid_asgi_consumers.channels.base import Feed, Gap, encode, make_event, make_id
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 
 
@@ -15,13 +16,19 @@ class Subscriber:
     presence = None
 
     def __init__(self):
-        self.items = []
+        self.replayed = []
+        self.queue = []
+
+    @property
+    def items(self):
+        return self.replayed + self.queue
 
     def put(self, item):
-        self.items.append(item)
+        self.queue.append(item)
 
     def replay(self, items):
-        self.items = [*items, *self.items]
+        assert not self.queue
+        self.replayed += items
 
 
 def event(number):
@@ -41,46 +48,177 @@ def test_a_feed_that_knows_nothing_yet_takes_the_first_event_as_it_is():
 
 def settled_feed():
     feed = module._Feed("a", False)
-    feed.settle((1, 1), [])
+    feed.next_page()
+    feed.take_page((1, 1), [], None)
     return feed
 
 
+def rows(*numbers):
+    return [((1, number), (1, number - 1), event(number)) for number in numbers]
+
+
+def join(feed, since):
+    subscriber = Subscriber()
+    feed.add(subscriber, since, in_touch=True)
+    return subscriber
+
+
+def since(number):
+    return make_id((1, number))
+
+
 def test_what_arrives_before_the_replay_comes_after_it_and_once():
-    feed, subscriber = settled_feed(), Subscriber()
-    feed.joining[subscriber] = module._Joiner((1, 0))
+    feed = settled_feed()
+    subscriber = join(feed, since(0))
+    assert feed.next_page() == (1, 0)
     for number in (2, 3):
         feed.receive((1, number), event(number))
-    rows = [((1, number), (1, number - 1), event(number)) for number in (1, 2)]
-    feed.join(subscriber, (1, 2), rows)
+    feed.take_page((1, 2), rows(1, 2), (1, 2))
     feed.receive((1, 4), event(4))
     assert numbers(subscriber) == [1, 2, 3, 4]
 
 
-def test_a_gap_behind_what_a_subscriber_has_seen_is_its_own_too():
+def test_pages_are_read_from_the_oldest_place_once_for_all():
+    feed = settled_feed()
+    old, newer, unknown = join(feed, since(2)), join(feed, since(5)), Subscriber()
+    assert feed.next_page() == (1, 2)
+    feed.take_page((1, 6), rows(3, 4), (1, 4))
+    assert (numbers(old), numbers(newer)) == ([3, 4], [])
+    # A newcomer from an older place waits for the next reading.
+    feed.add(unknown, "unknown", in_touch=True)
+    assert feed.next_page() == (1, 4)
+    feed.receive((1, 7), event(7))
+    feed.take_page((1, 7), rows(5, 6, 7), (1, 7))
+    assert (numbers(old), numbers(newer)) == ([3, 4, 5, 6, 7], [6, 7])
+    assert feed.wants_more()
+    assert feed.next_page() == (0, 0)
+    feed.take_page((1, 7), rows(6, 7), (1, 7))
+    gap, *events = unknown.items
+    assert (gap, [item.data for item in events]) == (Gap("a", None), [6, 7])
+    assert not feed.wants_more()
+    assert list(feed.subscribers) == [old, newer, unknown]
+
+
+def test_a_reading_ends_though_more_is_published():
+    feed = settled_feed()
+    subscriber = join(feed, since(0))
+    feed.next_page()
+    feed.take_page((1, 4), rows(1, 2), (1, 2))
+    for number in range(5, 8):
+        feed.receive((1, number), event(number))
+    assert feed.next_page() == (1, 2)
+    feed.take_page((1, 9), rows(3, 4, 5), (1, 5))
+    assert numbers(subscriber) == [1, 2, 3, 4, 5, 6, 7]
+    assert not feed.wants_more()
+
+
+def test_who_comes_from_a_place_that_never_was_gets_everything():
+    feed = settled_feed()
+    known, lost = join(feed, since(3)), join(feed, since(9))
+    assert feed.next_page() == (1, 3)
+    feed.take_page((1, 5), rows(4, 5), (1, 5))
+    assert feed.next_page() == (0, 0)
+    feed.take_page((1, 5), rows(2, 3, 4, 5), (1, 5))
+    assert numbers(known) == [4, 5]
+    gap, *events = lost.items
+    assert (gap, [item.data for item in events]) == (Gap("a", None), [2, 3, 4, 5])
+
+
+def test_a_feed_that_is_ahead_of_what_is_stored_has_a_gap_and_repeats_nothing():
+    feed = settled_feed()
+    subscriber = join(feed, None)
+    feed.receive((1, 2), event(2))
+    feed.begin()
+    assert feed.next_page() == (1, 2)
+    feed.take_page((1, 1), rows(1), (1, 1))
+    assert subscriber.items == [event(2), Gap("a", None)]
+    assert (feed.last, feed.settled) == ((1, 1), True)
+
+
+def test_more_than_is_held_is_read_again(monkeypatch):
+    monkeypatch.setattr(module, "HELD", 2)
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    feed.next_page()
+    for number in range(2, 7):
+        feed.receive((1, number), event(number))
+    feed.take_page((1, 1), [], None)
+    assert feed.next_page() == (1, 1)
+    feed.take_page((1, 6), rows(2, 3, 4), (1, 4))
+    assert numbers(subscriber) == [2, 3, 4, 5, 6]
+
+
+def test_who_comes_while_a_feed_catches_up_gets_nothing_of_that():
+    feed = settled_feed()
+    steady = join(feed, None)
+    feed.begin()
+    late = join(feed, None)
+    assert feed.waits_for(late) and not feed.waits_for(steady)
+    feed.next_page()
+    feed.take_page((1, 5), rows(2, 3), (1, 3))
+    assert not feed.waits_for(late)
+    feed.next_page()
+    feed.receive((1, 6), event(6))
+    feed.take_page((1, 5), rows(5), (1, 5))
+    assert steady.items == [event(2), event(3), Gap("a", 1), event(5), event(6)]
+    assert late.items == [event(6)]
+
+
+def test_who_came_while_a_feed_caught_up_gets_all_of_it_where_that_broke_off():
+    feed = settled_feed()
+    feed.begin()
+    late = join(feed, None)
+    feed.lose_touch()
+    feed.begin()
+    feed.next_page()
+    feed.take_page((1, 2), rows(2), (1, 2))
+    assert numbers(late) == [2]
+
+
+def test_what_was_read_is_kept_when_the_connection_breaks():
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    feed.next_page()
+    feed.take_page((1, 4), rows(2, 3), (1, 3))
+    feed.lose_touch()
+    feed.begin()
+    assert feed.next_page() == (1, 3)
+    feed.take_page((1, 4), rows(4), (1, 4))
+    assert numbers(subscriber) == [2, 3, 4]
+
+
+def test_a_gap_counts_what_a_subscriber_itself_has_missed():
     feed, subscriber = settled_feed(), Subscriber()
-    feed.joining[subscriber] = module._Joiner(None, (1, 2))
+    feed.joining[subscriber] = module._Joiner(reached=(1, 2))
     feed.receive((1, 4), event(4))
-    assert subscriber.items == [Gap("a", 2), event(4)]
+    assert subscriber.items == [Gap("a", 1), event(4)]
 
 
-async def test_who_leaves_while_its_replay_is_read_gets_none():
-    settling, feed, subscriber = hub(), settled_feed(), Subscriber()
-    feed.joining[subscriber] = module._Joiner((1, 0))
-    read = asyncio.Event()
+def test_a_gap_before_what_a_subscriber_has_seen_is_none_of_its_own():
+    feed, ahead, level = settled_feed(), Subscriber(), Subscriber()
+    feed.joining[ahead] = module._Joiner(reached=(1, 5))
+    feed.joining[level] = module._Joiner(reached=(1, 3))
+    feed.receive((1, 4), event(4))
+    assert (ahead.items, level.items) == ([], [event(4)])
+    feed.receive((1, 6), event(6))
+    assert ahead.items == [event(6)]
 
-    async def answer(command):
-        del feed.joining[subscriber]
-        read.set()
-        return b"1-1", []
 
-    settling._ask = lambda feed, after, otherwise: None
-    settling.answer = answer
-    settling._unsettled.put_nowait(feed)
-    task = asyncio.create_task(settling._settle())
-    await asyncio.wait_for(read.wait(), 20)
-    task.cancel()
-    await asyncio.wait({task})
-    assert subscriber.items == []
+def test_a_gap_that_nobody_can_count_is_everybodys():
+    feed, subscriber = settled_feed(), Subscriber()
+    feed.joining[subscriber] = module._Joiner(reached=(1, 2))
+    feed.receive((2, 4), make_event("a", (2, 4), encode(4)))
+    assert subscriber.items[0] == Gap("a", None)
+
+
+def test_a_reading_that_nobody_waits_for_is_given_up():
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    feed.next_page()
+    feed.take_page((1, 9), rows(2), (1, 2))
+    del feed.joining[subscriber]
+    join(feed, since(5))
+    assert feed.next_page() == (1, 5)
 
 
 async def test_who_has_stopped_waiting_is_not_woken():
@@ -97,18 +235,26 @@ def hub():
     hub = object.__new__(module._Hub)
     hub.feeds = {}
     hub._backend = SimpleNamespace(redis_channel=str.encode)
-    hub._unconfirmed = Counter()
-    hub._unsettled = asyncio.Queue()
     hub._outage = None
+    hub._begin()
     return hub
 
 
-async def test_a_confirmation_of_a_channel_that_was_left_settles_nothing():
+async def test_a_confirmation_of_a_channel_that_was_left_reads_nothing():
     left = hub()
     left._unconfirmed[b"a"] = 1
     left._confirm(b"a")
-    assert left._unsettled.empty()
+    assert not left._first
     assert not left._unconfirmed
+
+
+async def test_a_page_from_another_server_than_the_subscribers_is_not_taken():
+    reading, feed = hub(), settled_feed()
+    reading.feeds[b"a"] = feed
+    reading._backend.stream = str.encode
+    reading._life = b"one"
+    with pytest.raises(ConnectionError, match="two servers"):
+        reading._take(feed, [b"other", b"1-1", b"", b""])
 
 
 async def test_who_never_subscribed_leaves_nothing():
@@ -116,16 +262,12 @@ async def test_who_never_subscribed_leaves_nothing():
 
 
 async def test_a_feed_that_is_settled_is_not_read_again_for_who_needs_no_replay():
-    settling, feed = hub(), settled_feed()
-    feed.joining[Subscriber()] = module._Joiner(None, (1, 5))
-    waiter = asyncio.get_running_loop().create_future()
-    feed.waiters.append(waiter)
-    settling._unsettled.put_nowait(feed)
-    task = asyncio.create_task(settling._settle())
-    await asyncio.wait_for(waiter, 20)
-    task.cancel()
-    await asyncio.wait({task})
-    assert settling._attempt == 0
+    reading, feed = hub(), settled_feed()
+    feed.confirmed = True
+    feed.published = (1, 5)
+    feed.add(Subscriber(), None, in_touch=True)
+    reading._want(feed)
+    assert not reading._first
 
 
 def test_a_loop_that_closed_with_subscriptions_is_forgotten():

@@ -9,6 +9,9 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
+from redis import Redis
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
 from pyramid_asgi_consumers.channels import redis as module
@@ -344,7 +347,7 @@ async def test_a_silent_connection_is_given_up(presence, server, monkeypatch, ca
             assert (await take(events, 1))[0].data == 1
 
 
-async def test_one_connection_pair_serves_all_subscriptions(server):
+async def test_three_connections_serve_all_subscriptions(server):
     async with connected(server) as channels:
 
         def connections():
@@ -360,14 +363,14 @@ async def test_one_connection_pair_serves_all_subscriptions(server):
                     for name in two
                     if name in one and two[name]["calls"] > one[name]["calls"]
                 }
-                assert set(calls) <= {"cmdstat_info"}
+                assert not {"cmdstat_subscribe", "cmdstat_xrevrange"} & set(calls)
                 async with channels.subscribe(*(f"channel {number}" for number in range(600))):
                     await channels.publish("a", 1)
-                    assert connections() == 2
+                    assert connections() <= 3
             assert server.client.pubsub_numsub("asgi:0:a") == [(b"asgi:0:a", 1)]
             await until(lambda: len(server.client.pubsub_channels()) == 1)
         await until(lambda: not server.client.pubsub_channels())
-        await until(lambda: connections() == 1)
+        await until(lambda: connections() <= 2)
 
 
 SUBSCRIBER = """
@@ -537,11 +540,107 @@ def test_what_a_loop_leaves_is_dropped_when_another_runs(server):
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://localhost/zero", "redis://localhost:port/0", "redis://localhost/0?timeout=x"]
+    "url, complaint",
+    [
+        ("redis://localhost/zero", "database in a Redis URL is a number"),
+        ("redis://localhost:port/0", "port"),
+        ("redis://localhost/0?db=x", "'db'"),
+        ("redis://localhost/0?max_connections=0", "max_connections is at least 1, not 0"),
+        ("redis://localhost/0?socket_timeout=0.5", "socket_timeout .* asgi.channels.timeout"),
+        ("redis://localhost/0?socket_connect_timeout=1", "asgi.channels.timeout"),
+        ("unix:///run/redis.sock?timeout=1", "option timeout .* asgi.channels.timeout"),
+        ("redis://localhost/0?retry_on_timeout=True", "retry_on_timeout .* tried once"),
+        ("redis://localhost/0?retry_on_error=x", "retry_on_error .* tried once"),
+        ("redis://localhost/0?parser_class=x", "the options in a Redis URL are .*'parser_class'"),
+        ("redis://localhost/0?protocl=3", "the options in a Redis URL are .*'protocl'"),
+        ("rediss://localhost/0?ssl_cert_reqs=x", "redis-py refuses: .*Certificate Requirements"),
+        ("rediss://localhost/0?ssl_x=y", "ssl_x"),
+    ],
 )
-def test_a_bad_url_is_refused(url):
-    with pytest.raises((ValueError, TypeError)):
-        RedisBackend(url)
+def test_a_bad_url_is_refused_by_name(url, complaint):
+    with Configurator(settings={"asgi.channels": url}) as config:
+        config.include("pyramid_asgi_consumers")
+        with pytest.raises(ConfigurationError, match=f"(?s)asgi.channels: .*{complaint}"):
+            config.commit()
+
+
+async def works(url):
+    """Whether publishing, subscribing and presence do what they promise."""
+    backend = RedisBackend(url, timeout=2.0, history=10)
+    channels = Channels(backend)
+    async with channels.subscribe("\u20ac", presence="ann") as events:
+        await channels.publish("\u20ac", 1)
+        await asyncio.to_thread(backend.publish_many, [("\u20ac", encode(2))])
+        arrived = [event.data for event in await take(events, 2)]
+        present = await channels.present("\u20ac")
+    await backend.aclose()
+    return (arrived, present) == ([1, 2], ["ann"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "protocol=3",
+        "decode_responses=True&encoding=utf-16&encoding_errors=replace",
+        "health_check_interval=1&legacy_responses=False",
+    ],
+)
+async def test_options_for_an_applications_own_answers_change_nothing(options, server):
+    assert await works(f"{server.url}?{options}")
+
+
+async def test_options_of_the_connection_are_honoured(server):
+    server.client.config_set("requirepass", "secret")
+    options = "password=secret&db=1&client_name=us&socket_keepalive=yes&socket_read_size=4096"
+    url = f"{server.url.removesuffix('/0')}?{options}"
+    assert await works(url)
+    backend = RedisBackend(url)
+    connection = backend._pool.get_connection()
+    clients = Redis.from_url(server.url, password="secret").client_list()
+    assert [client["db"] for client in clients if client["name"] == "us"] == ["1"]
+    backend._pool.release(connection)
+    backend._pool.disconnect()
+
+
+def test_threads_wait_for_their_turn_where_a_url_limits_connections(server):
+    backend = RedisBackend(f"{server.url}?max_connections=1")
+    results = []
+
+    def publish():
+        for _ in range(20):
+            results.extend(backend.publish_many([("a", encode(1))]))
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 80 and all(isinstance(result, str) for result in results)
+    assert backend._pool.max_connections == 1
+
+
+def test_a_thread_that_never_has_its_turn_is_certainly_refused(server):
+    backend = RedisBackend(f"{server.url}?max_connections=1", timeout=0.5)
+    server.pause()
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(backend.publish_many([("a", encode(1))])))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {type(result) for result in results} == {PublishRefused}
+    assert "max_connections are busy" in " ".join(str(result) for result in results)
+
+
+def test_more_than_a_hundred_threads_have_a_connection_each(server):
+    backend = RedisBackend(server.url)
+    connections = [backend._pool.get_connection() for _ in range(101)]
+    for connection in connections:
+        backend._pool.release(connection)
+    backend._pool.disconnect()
 
 
 def test_a_missing_redis_server_is_a_failure_that_says_so(tmp_path, monkeypatch):
@@ -566,19 +665,21 @@ async def test_a_burst_leaves_a_quick_subscriber_its_turn(server):
 
 
 async def test_what_arrives_while_the_head_is_read_is_delivered_after_it(server, monkeypatch):
-    answer = module._Hub.answer
+    page = module._page
     late = iter(["feed", "replay"])
 
-    async def answer_late(hub, command):
-        reply = await answer(hub, command)
-        await asyncio.to_thread(hub._backend.publish_many, [("a", encode(next(late)))])
-        (feed,) = hub.feeds.values()
-        await until(lambda: feed.held or any(one.held for one in feed.joining.values()))
-        return reply
-
     async with connected(server, history=10) as channels:
+
+        async def page_late(connection):
+            reply = await page(connection)
+            backend = channels.backend
+            await asyncio.to_thread(backend.publish_many, [("a", encode(next(late)))])
+            (feed,) = next(iter(backend._loops.values())).hub.feeds.values()
+            await until(lambda: feed.reading.held)
+            return reply
+
         since = await channels.publish("a", "first")
-        monkeypatch.setattr(module._Hub, "answer", answer_late)
+        monkeypatch.setattr(module, "_page", page_late)
         async with channels.subscribe("a") as events:
             assert (await take(events, 1))[0].data == "feed"
             async with channels.subscribe("a", since=since) as replayed:
@@ -621,11 +722,11 @@ async def test_what_was_published_before_is_not_for_who_subscribes_then(server, 
 
 async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch):
     confirm = module._Hub._confirm
-    unsettled = []
+    wanted = []
 
     def count(hub, redis_channel):
         confirm(hub, redis_channel)
-        unsettled.append(hub._unsettled.qsize())
+        wanted.append(len(hub._first))
 
     async with connected(server) as channels, channels.subscribe("other"):
         monkeypatch.setattr(module._Hub, "_confirm", count)
@@ -642,12 +743,13 @@ async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch
         await channels.publish("a", 1)
         assert (await take(subscription, 1))[0].data == 1
         await subscription.__aexit__()
-    assert unsettled == [0, 1]
+    assert wanted == [0, 1]
 
 
 async def test_commands_that_wait_are_given_up_at_the_end(server):
     backend = RedisBackend(server.url, timeout=2.0)
-    commands = module._Commands(backend._make_async_pool(), backend.timeout)
+    connections = module._Connections(backend._make_async_pool(), backend.timeout)
+    commands = module._Commands(connections, backend.timeout)
     server.pause()
     try:
         first = commands.submit(module.LEAVE, b"a", b"b")
@@ -658,4 +760,6 @@ async def test_commands_that_wait_are_given_up_at_the_end(server):
         server.resume()
     assert isinstance(first.future.exception(), PublishRefused)
     assert isinstance(second.future.exception(), PublishRefused)
-    await module._Commands(backend._make_async_pool(), backend.timeout).aclose()
+    await commands.aclose()
+    await connections.aclose()
+    await module._Connections(backend._make_async_pool(), backend.timeout).aclose()

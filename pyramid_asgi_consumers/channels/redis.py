@@ -8,19 +8,30 @@ import asyncio
 import hashlib
 import logging
 import random
+import re
 import secrets
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from redis import ConnectionPool
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio.connection import Connection as AsyncConnection
+from redis.asyncio.connection import parse_url as parse_async_url
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 from zope.interface import implementer
 
@@ -73,14 +84,39 @@ redis.call('PUBLISH', ARGV[1], id .. ' ' .. ARGV[2])
 return id
 """
 
-# The newest id, and the entries from ARGV[1] on; all where that is beyond the newest.
+# One page of what is stored: which life of the server answers, the newest id, and from ARGV[1] on
+# (none if that is empty) up to ARGV[2] entries and about ARGV[3] bytes: an index of ids, of those
+# before them and of lengths, and all payloads in one. A foreign entry has no id before it.
 READ = """
+local life = string.sub(string.match(redis.call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if not newest then return {'', {}} end
-if ARGV[1] == '' then return {newest[1], {}} end
-local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+')
-if #entries == 0 then entries = redis.call('XRANGE', KEYS[1], '-', '+') end
-return {newest[1], entries}
+local start, count, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local index, payloads, step, longest = {}, {}, 1, 1
+while newest and start ~= '' and count > 0 and room > 0 do
+    local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(step, count))
+    for _, entry in ipairs(entries) do
+        local fields, before, payload = entry[2], '?', ''
+        if fields[3] == 'before' and fields[5] == 'data' then
+            before, payload = string.match(fields[4], '^%d+%-%d+$') or '?', fields[6]
+        end
+        index[#index + 1] = entry[1] .. ' ' .. before .. ' ' .. #payload
+        payloads[#payloads + 1] = payload
+        room = room - #payload
+        longest = math.max(longest, #payload)
+    end
+    if #entries < math.min(step, count) then break end
+    count = count - #entries
+    step = math.max(1, math.min(step * 2, 64, math.floor(room / longest)))
+    local epoch, number = string.match(entries[#entries][1], '(%d+)-(%d+)')
+    start = epoch .. '-' .. string.format('%.0f', tonumber(number) + 1)
+end
+return {life, newest and newest[1] or '', table.concat(index, ' '), table.concat(payloads)}
+"""
+
+# Whether the server is a master, and which of its lives this is.
+ROLE = """
+local life = string.sub(string.match(redis.call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
+return {string.match(redis.call('INFO', 'replication'), 'role:(%w+)'), life}
 """
 
 # Members by the time at which they expire; ARGV[1] is for how long they are kept.
@@ -102,13 +138,61 @@ BEAT = 6.0
 #: Seconds between two attempts to reconnect, at least and at most.
 BACKOFF = (0.1, 5.0)
 
+#: Options of a URL that are honoured, and those that begin with ``ssl_``. ``max_connections`` is of
+#: the threads that publish: each waits for its turn.
+OPTIONS = (
+    "client_name",
+    "db",
+    "lib_name",
+    "lib_version",
+    "max_connections",
+    "password",
+    "socket_keepalive",
+    "socket_read_size",
+    "username",
+)
+#: Options of a URL that say how an application reads its own answers: here they change nothing.
+OVERRIDDEN = (
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "health_check_interval",
+    "legacy_responses",
+    "protocol",
+)
+#: Options of a URL that would break what is promised, and what to do instead.
+REFUSED = {
+    "retry_on_error": "a publish is tried once, since it may have been carried out",
+    "retry_on_timeout": "a publish is tried once, since it may have been carried out",
+    "socket_connect_timeout": "set asgi.channels.timeout",
+    "socket_timeout": "set asgi.channels.timeout",
+    "timeout": "set asgi.channels.timeout",
+}
+
 #: What an outage of Redis raises.
 EXPECTED = (ChannelsError, RedisError, OSError, asyncio.TimeoutError)
 
+#: What Redis answers to a command that it did not carry out.
+ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError)
+
 CLOSED = "the connection was closed"
+
+# More than any process has; redis-py wants a number.
+MOST_CONNECTIONS = 2**31
 
 # How many commands go to Redis in one go.
 BATCH = 256
+
+# A page of what is stored: entries and bytes at most, but for one long entry. Redis makes a page in
+# about a millisecond, in which it does nothing else.
+PAGE = 256
+PAGE_BYTES = 256 * 1024
+# In how many steps a timeout passes; what moves meanwhile is seen at each.
+STEPS = 5
+# How many pages are asked for ahead.
+AHEAD = 16
+# Live events that wait for the end of a replay; beyond, they are read with it.
+HELD = 1000
 
 
 @implementer(IChannelsBackend)
@@ -131,33 +215,48 @@ class RedisBackend:
         self.history = history
         self.timeout = timeout
         self.expiry = expiry
-        parts = urlsplit(url)
-        if parts.scheme != "unix" and parts.path.strip("/") and not parts.path[1:].isdigit():
-            raise ValueError(f"the database in a Redis URL is a number, not {parts.path[1:]!r}")
+        _check_url(url)
         self._url = url
-        self._pool = ConnectionPool.from_url(url, **self._options())
+        try:
+            self._pool = self._make_pool()
+            self._subscribers = self._make_async_pool()
+            self.make_subscriber()
+        except RedisError as error:
+            raise ValueError(
+                f"the Redis URL has an option that redis-py refuses: {error}"
+            ) from error
         # Redis numbers its databases, but not its channels.
         self._database = int(self._pool.connection_kwargs.get("db") or 0)
         self._prefix = prefix
-        self._subscribers = self._make_async_pool()
-        self.make_subscriber()
         self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
-    def _options(self) -> dict[str, Any]:
-        # Not one retry: a publish that was sent may have been carried out. RESP 2 because Redis's
-        # answers are read here.
+    def _options(self, parsed: Any) -> dict[str, Any]:
+        # What is set here wins over the URL. Not one retry: a publish that was sent may have been
+        # carried out. RESP 2 because Redis's answers are read here.
         return {
+            **{name: value for name, value in parsed.items() if name not in OVERRIDDEN},
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": self.timeout,
             "socket_connect_timeout": self.timeout,
             "protocol": 2,
         }
 
+    def _make_pool(self) -> ConnectionPool:
+        # redis-py refuses the next thread at once, and allows 100 if the URL does not say.
+        options = self._options(parse_url(self._url))
+        most = options.pop("max_connections", MOST_CONNECTIONS)
+        if most < 1:
+            raise ValueError(f"the option max_connections is at least 1, not {most}")
+        self._turns = threading.BoundedSemaphore(most)
+        return ConnectionPool(max_connections=most, **options)
+
     def _make_async_pool(self) -> AsyncConnectionPool:
         # Subscribers read without a timeout, and of commands whole batches are timed.
-        options = {**self._options(), "socket_timeout": None}
-        return AsyncConnectionPool.from_url(self._url, **options)
+        options = self._options(parse_async_url(self._url))
+        return AsyncConnectionPool(
+            **{**options, "socket_timeout": None, "max_connections": MOST_CONNECTIONS}
+        )
 
     def make_subscriber(self) -> AsyncConnection:
         """Return a connection of its own, not yet connected."""
@@ -183,11 +282,20 @@ class RedisBackend:
 
     def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> list[str | ChannelsError]:
         messages = list(messages)
+        if not self._turns.acquire(timeout=self.timeout):
+            return [_unreachable("max_connections are busy") for _ in messages]
+        try:
+            return self._publish_many(messages)
+        finally:
+            self._turns.release()
+
+    def _publish_many(self, messages: list[tuple[str, bytes]]) -> list[str | ChannelsError]:
         try:
             connection = self._pool.get_connection()
         except (RedisError, OSError) as error:
             return [_unreachable(error) for _ in messages]
         results: list[str | ChannelsError] = []
+        elsewhere = False
         try:
             calls = [(PUBLISH, self._publish_arguments(*message)) for message in messages]
             connection.send_packed_command(
@@ -197,14 +305,36 @@ class RedisBackend:
                 try:
                     reply = connection.read_response()
                     results.append(self._published(messages[len(results)][0], reply))
-                except (ResponseError, BusyLoadingError) as error:
+                except ResponseError as error:
                     results.append(_refused(error))
+                    elsewhere = elsewhere or _is_elsewhere(error)
+        except AuthenticationError as error:
+            # Whoever is not let in once is not let in with what comes behind.
+            elsewhere = True
+            results += [_refused(error) for _ in messages[len(results) :]]
+        except BusyLoadingError as error:
+            # redis-py reads no further. What comes behind may have been in time.
+            elsewhere = True
+            results.append(_refused(error))
+            results += [_unknown(error) for _ in messages[len(results) :]]
         except (RedisError, OSError) as error:
             connection.disconnect()
             results += [_unknown(error) for _ in messages[len(results) :]]
         finally:
+            if elsewhere:
+                connection.disconnect()
             self._pool.release(connection)
+        if elsewhere:
+            self._leave_server()
         return results
+
+    def _leave_server(self) -> None:
+        # Other threads' connections lead to the same server, and perhaps those of event loops.
+        self._pool.disconnect(inuse_connections=False)
+        with self._lock:
+            for running, loop in self._loops.items():
+                with suppress(RuntimeError):  # the event loop is closed
+                    running.call_soon_threadsafe(loop.commands.elsewhere.set)
 
     async def publish(self, channel: str, payload: bytes) -> str:
         arguments = self._publish_arguments(channel, payload)
@@ -224,7 +354,7 @@ class RedisBackend:
     async def attach(self, subscription: Subscription) -> None:
         loop = self._loop()
         if loop.hub is None:
-            loop.hub = _Hub(self, loop.commands)
+            loop.hub = _Hub(self, loop.connections, loop.commands)
         await loop.hub.attach(subscription)
 
     async def detach(self, subscription: Subscription) -> None:
@@ -274,6 +404,7 @@ class RedisBackend:
                 loop.hub.task.cancel()
                 await asyncio.wait([loop.hub.task])
             await loop.commands.aclose()
+            await loop.connections.aclose()
         self._pool.disconnect(inuse_connections=False)
 
 
@@ -281,8 +412,49 @@ class _Loop:
     # What the backend has on one event loop.
 
     def __init__(self, backend: RedisBackend, pool: AsyncConnectionPool) -> None:
-        self.commands = _Commands(pool, backend.timeout)
+        self.connections = _Connections(pool, backend.timeout)
+        self.commands = _Commands(self.connections, backend.timeout)
         self.hub: _Hub | None = None
+
+
+class _Connections:
+    # Connections for some exchanges each; in between they are kept.
+
+    def __init__(self, pool: AsyncConnectionPool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._shutdown: AsyncGenerator[None, None] | None = None
+
+    @asynccontextmanager
+    async def take(self) -> AsyncGenerator[AsyncConnection, None]:
+        if self._shutdown is None:
+            self._shutdown = self._until_shutdown()
+            await self._shutdown.__anext__()
+        connection = await _within(self._timeout, self._pool.get_connection())
+        try:
+            yield connection
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def leave_server(self) -> None:
+        # What cannot be closed in time is dropped all the same.
+        with suppress(RedisError):
+            await self._pool.disconnect(inuse_connections=False)
+
+    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
+        # An event loop that shuts down finishes its asynchronous generators: nobody else would
+        # tell, where no lifespan is run.
+        try:
+            yield
+        finally:
+            await self._pool.disconnect()
+
+    async def aclose(self) -> None:
+        if self._shutdown is not None:
+            await self._shutdown.aclose()
 
 
 class _Command:
@@ -311,12 +483,13 @@ class _Commands:
     # Scripts, run in order over one connection. A task of its own sends and reads, so that a
     # caller who is cancelled does not tear the connection down under the others.
 
-    def __init__(self, pool: AsyncConnectionPool, timeout: float) -> None:
-        self._pool = pool
+    def __init__(self, connections: _Connections, timeout: float) -> None:
+        self._connections = connections
         self._timeout = timeout
         self._waiting: deque[_Command] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._shutdown: AsyncGenerator[None, None] | None = None
+        # Set when a server said that it is not the one to talk to.
+        self.elsewhere = asyncio.Event()
 
     async def run(self, script: str, *arguments: Any) -> Any:
         return await self.answer(self.submit(script, *arguments))
@@ -340,9 +513,6 @@ class _Commands:
 
     async def _work(self) -> None:
         try:
-            if self._shutdown is None:
-                self._shutdown = self._until_shutdown()
-                await self._shutdown.__anext__()
             while self._waiting:
                 count = min(len(self._waiting), BATCH)
                 await self._send([self._waiting.popleft() for _ in range(count)])
@@ -353,131 +523,327 @@ class _Commands:
 
     async def _send(self, batch: list[_Command]) -> None:
         reason: object = CLOSED
-        replies: list[Any] = []
+        exchange = _Exchange(batch)
         try:
-            connection = await _within(self._timeout, self._pool.get_connection())
-            try:
-                await _within(self._timeout, _exchange(connection, batch, replies))
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            finally:
-                await self._pool.release(connection)
+            async with self._connections.take() as connection:
+                await _within(self._timeout, exchange.run(connection), connection)
+                if exchange.elsewhere:
+                    await connection.disconnect(nowait=True)
+            if exchange.elsewhere:
+                await self._connections.leave_server()
+                self.elsewhere.set()
         except EXPECTED as error:
             reason = error
         finally:
             # Last of all, so that who goes on finds nothing running.
-            for command, reply in zip(batch, replies, strict=False):
-                command.settle(reply)
-            for command in batch[len(replies) :]:
-                command.give_up(reason)
-
-    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
-        # An event loop that shuts down finishes its asynchronous generators: nobody else would
-        # tell, where no lifespan is run.
-        try:
-            yield
-        finally:
-            await self._pool.disconnect()
+            exchange.end(reason)
 
     async def aclose(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._shutdown is not None:
-            await self._shutdown.aclose()
 
 
-async def _exchange(connection: AsyncConnection, batch: list[_Command], replies: list[Any]) -> None:
-    batch[:] = [command for command in batch if not command.future.done()]
-    for command in batch:
-        command.sent = True
-    calls = _evaluations((command.script, command.arguments) for command in batch)
-    await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
-    for _ in batch:
-        try:
-            replies.append(await connection.read_response())
-        except (ResponseError, BusyLoadingError) as error:
-            replies.append(_refused(error))
+class _Exchange:
+    # One batch, sent at once; each is answered when its reply is there, but for the last.
+
+    def __init__(self, batch: list[_Command]) -> None:
+        self._commands = batch
+        self._replies: list[Any] = []
+        self.elsewhere = False
+
+    async def run(self, connection: AsyncConnection) -> None:
+        commands = [command for command in self._commands if not command.future.done()]
+        self._commands = commands
+        for command in commands:
+            command.sent = True
+        calls = _evaluations((command.script, command.arguments) for command in commands)
+        await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
+        replies = self._replies
+        for _ in commands:
+            if replies:
+                commands[len(replies) - 1].settle(replies[-1])
+            try:
+                replies.append(await connection.read_response(disconnect_on_error=False))
+            except ANSWERS as error:
+                replies.append(_refused(error))
+                self.elsewhere = self.elsewhere or _is_elsewhere(error)
+
+    def end(self, reason: object) -> None:
+        for command, reply in zip(self._commands, self._replies, strict=False):
+            command.settle(reply)
+        for command in self._commands[len(self._replies) :]:
+            command.give_up(reason)
 
 
 class _Joiner:
-    # A subscription that waits for the replay of what came after ``after``. ``held`` came
-    # meanwhile; ``reached`` is where the replay ended, which may be ahead of what is live.
-    __slots__ = ("after", "held", "reached")
+    # A subscription on its way to what is live. It has had everything up to ``after`` (None: it
+    # comes from a place that cannot be told), and is ``ready`` to be entered from its first page
+    # on. ``reached`` is where its replay ended, which may be ahead of what is live, ``gap`` what is
+    # missing there. Who comes while the feed catches up begins ``at_head``.
+    __slots__ = ("after", "at_head", "gap", "reached", "reading", "ready")
 
-    def __init__(self, after: Position | None, reached: Position | None = None) -> None:
+    def __init__(
+        self,
+        after: Position | None = None,
+        reached: Position | None = None,
+        at_head: bool = False,
+    ) -> None:
         self.after = after
-        self.held: list[Event] = []
         self.reached = reached
+        self.at_head = at_head
+        self.gap: Gap | None = None
+        self.reading: _Reading | None = None
+        self.ready = reached is not None
+
+
+class _Reading:
+    # One way through what is stored, page by page, for all who wanted it when it began. ``after``
+    # is how far it got, None where the newest id is enough; ``target`` is where it ends, the newest
+    # id at its first page, so that it ends however much is published; ``held`` came meanwhile.
+    __slots__ = ("after", "begun", "dropped", "held", "target")
+
+    def __init__(self, after: Position | None) -> None:
+        self.after = after
+        self.begun = False
+        self.target = NOWHERE
+        self.held: deque[tuple[Position, Event]] = deque()
+        # Whether some of those went since the last page was asked for.
+        self.dropped = False
+
+    def hold(self, position: Position, event: Event) -> None:
+        self.held.append((position, event))
+        if len(self.held) > HELD:
+            self.target = max(self.target, self.held.popleft()[0])
+            self.dropped = True
 
 
 class _Feed(Feed):
-    # Until it is settled, when it is known where the channel stands, what arrives is held.
-    __slots__ = ("held", "joining", "missed", "published", "waiters")
+    # Until it is settled, ``last`` is where its subscribers stand, and what comes after that is
+    # read; from then on what arrives is delivered.
+    __slots__ = (
+        "asked",
+        "confirmed",
+        "joining",
+        "missed",
+        "published",
+        "reading",
+        "settled",
+        "waiters",
+    )
 
     def __init__(self, channel: str, missed: bool) -> None:
         super().__init__(channel, None)
-        self.held: list[tuple[Position, Event]] | None = []
+        # Whether Redis sends its events, and whether a page of it is on its way.
+        self.confirmed = self.asked = False
+        self.settled = False
+        self.reading: _Reading | None = None
         self.joining: dict[Subscription, _Joiner] = {}
-        # Whether it was out of touch before it was ever settled.
+        # Whether it was out of touch before it ever stood anywhere.
         self.missed = missed
         # The newest event that this process published.
         self.published = NOWHERE
         self.waiters: list[asyncio.Future[None]] = []
 
+    def begin(self) -> None:
+        # On a new connection. Where each stands is kept.
+        self.confirmed = self.asked = self.settled = False
+        self.reading = None
+
+    def lose_touch(self) -> None:
+        self.missed = True
+        for subscription, joiner in list(self.joining.items()):
+            if joiner.at_head and joiner.reached is None:
+                self._joined(subscription)
+        self.wake()
+
+    def add(self, subscription: Subscription, since: str | None, in_touch: bool) -> None:
+        if since is not None:
+            self.joining[subscription] = _Joiner(position_of(since))
+        elif self.last is not None and self.published > self.last:
+            self.joining[subscription] = _Joiner(reached=self.published)
+        elif self.last is not None and not self.settled and in_touch:
+            self.joining[subscription] = _Joiner(at_head=True)
+        else:
+            self.subscribers[subscription] = None
+
+    def waits_for(self, subscription: Subscription) -> bool:
+        joiner = self.joining.get(subscription)
+        return self.last is None if joiner is None else not joiner.ready
+
+    def wants_more(self) -> bool:
+        return not self.settled or any(j.reached is None for j in self.joining.values())
+
     def receive(self, position: Position, event: Event) -> None:
-        if self.held is not None:
-            self.held.append((position, event))
-        else:
+        if self.reading is not None:
+            self.reading.hold(position, event)
+        if self.settled:
             self.deliver(position, event)
-
-    def settle(self, head: Position | None, rows: list[Row]) -> None:
-        if self.last is None:
-            if self.missed:
-                self.put(Gap(self.channel, None))
-            self.last = head or NOWHERE
-        else:
-            items, self.last = catch_up(self.channel, self.last, head, rows, again=False)
-            for item in items:
-                self.put(item)
-        held, self.held = self.held, None
-        for position, event in held:
-            self.deliver(position, event)
-
-    def join(self, subscription: Subscription, head: Position | None, rows: list[Row]) -> None:
-        joiner = self.joining[subscription]
-        items, reached = catch_up(self.channel, joiner.after, head, rows, again=True)
-        for event in joiner.held:
-            position = position_of(event.id)
-            if _is_after(position, reached):
-                gap = gap_between(self.channel, reached, position)
-                items += [event] if gap is None else [gap, event]
-                reached = position
-        subscription.replay(items)
-        joiner.reached = reached
-        if not _is_after(reached, self.last):
-            self._joined(subscription)
 
     def put(self, item: Item) -> None:
         super().put(item)
+        if not self.joining:
+            return
+        position = None if isinstance(item, Gap) else position_of(item.id)
         for subscription, joiner in list(self.joining.items()):
-            if isinstance(item, Gap):
-                if joiner.reached is not None:
-                    subscription.put(item)
-            elif joiner.reached is None:
-                joiner.held.append(item)
-            elif _is_after(position_of(item.id), joiner.reached):
+            if joiner.reached is None:
+                continue
+            if position is None:
+                joiner.gap = item
+            elif _is_after(position, joiner.reached):
+                self._join(subscription, joiner, position, 1)
                 subscription.put(item)
-                self._joined(subscription)
+            else:
+                joiner.gap = None
+
+    def _join(
+        self, subscription: Subscription, joiner: _Joiner, position: Position, present: int
+    ) -> None:
+        # Of what is missing the subscriber may have had a part.
+        gap = joiner.gap
+        if gap is not None and joiner.reached[0] == position[0]:
+            missed = position[1] - joiner.reached[1] - present
+            gap = Gap(self.channel, missed) if missed > 0 else None
+        if gap is not None:
+            subscription.put(gap)
+        self._joined(subscription)
 
     def _joined(self, subscription: Subscription) -> None:
         del self.joining[subscription]
         self.subscribers[subscription] = None
 
-    def waits_for(self, subscription: Subscription) -> bool:
-        joiner = self.joining.get(subscription)
-        return self.held is not None or (joiner is not None and joiner.reached is None)
+    def next_page(self) -> Position | None:
+        # After which entry the next page begins, None where the newest id is enough.
+        pending = [joiner for joiner in self.joining.values() if joiner.reached is None]
+        reading = self.reading
+        if reading is not None and self.settled:
+            if not any(joiner.reading is reading for joiner in pending):
+                reading = None
+        if reading is None:
+            after = [joiner.after or NOWHERE for joiner in pending if not joiner.at_head]
+            others = self.subscribers or len(pending) < len(self.joining)
+            if not self.settled and self.last is not None and others:
+                after.append(self.last)
+            reading = self.reading = _Reading(min(after, default=None))
+            for joiner in pending:
+                joiner.reading = reading
+        for joiner in pending:
+            if joiner.at_head:
+                joiner.reading = reading
+        reading.dropped = False
+        return reading.after
+
+    def take_page(self, head: Position | None, rows: list[Row], end: Position | None) -> None:
+        # ``head`` is the newest id, ``end`` that of the page's last entry, be it foreign.
+        reading = self.reading
+        joiners = {
+            subscription: joiner
+            for subscription, joiner in self.joining.items()
+            if joiner.reached is None and joiner.reading is reading
+        }
+        if not reading.begun:
+            reading.begun = True
+            reading.target = max(reading.target, head or NOWHERE)
+            if head is not None and self._begin_anew(joiners.values(), head):
+                return
+        more = end is not None and head is not None and end < head
+        upto = end if more else head
+        self._page_live(head, upto, rows)
+        self._page_joining(joiners, head, upto, rows)
+        if reading.after is not None:
+            reading.after = upto or NOWHERE
+        if (upto >= reading.target) if more else not reading.dropped:
+            self._end_reading(joiners)
+        for subscription, joiner in list(self.joining.items()):
+            if joiner.reached is not None and not _is_after(joiner.reached, self.last):
+                self._join(subscription, joiner, self.last, 0)
+        self.wake()
+
+    def _begin_anew(self, joiners: Iterable[_Joiner], head: Position) -> bool:
+        # Who comes from a place that never was gets everything.
+        anew = False
+        for joiner in joiners:
+            if joiner.after is not None and joiner.after > head:
+                joiner.after = None
+                anew = self.reading.after != NOWHERE
+        if anew:
+            self.reading.after = NOWHERE
+        return anew
+
+    def _page_live(self, head: Position | None, upto: Position | None, rows: list[Row]) -> None:
+        if self.settled:
+            return
+        if self.last is None:
+            if self.missed:
+                self.put(Gap(self.channel, None))
+            self.last = head or NOWHERE
+            self._settle()
+        else:
+            items, self.last = self._lead(self.last, head, upto, rows, again=False)
+            for item in items:
+                self.put(item)
+
+    def _settle(self) -> None:
+        self.settled = True
+        for position, event in self.reading.held:
+            self.deliver(position, event)
+
+    def _page_joining(
+        self,
+        joiners: dict[Subscription, _Joiner],
+        head: Position | None,
+        upto: Position | None,
+        rows: list[Row],
+    ) -> None:
+        # Most of them stand at the same place, and share what leads on from it.
+        led: dict[Position | None, tuple[list[Item], Position]] = {}
+        for subscription, joiner in joiners.items():
+            joiner.ready = True
+            if joiner.at_head:
+                joiner.reached = head or NOWHERE
+                continue
+            if joiner.after not in led:
+                led[joiner.after] = self._lead(joiner.after, head, upto, rows, again=True)
+            items, joiner.after = led[joiner.after]
+            subscription.replay(items)
+
+    def _lead(
+        self,
+        after: Position | None,
+        head: Position | None,
+        upto: Position | None,
+        rows: list[Row],
+        again: bool,
+    ) -> tuple[list[Item], Position]:
+        if after is not None and head is not None:
+            if upto <= after <= head:
+                return [], after
+            if after > head and not again:
+                upto = head
+        return catch_up(self.channel, after, upto, rows, again)
+
+    def _end_reading(self, joiners: dict[Subscription, _Joiner]) -> None:
+        if not self.settled:
+            self._settle()
+        followed: dict[Position, tuple[list[Item], Position]] = {}
+        for subscription, joiner in joiners.items():
+            if joiner.reached is None:
+                if joiner.after not in followed:
+                    followed[joiner.after] = self._follow(joiner.after, self.reading.held)
+                items, joiner.reached = followed[joiner.after]
+                subscription.replay(items)
+        self.reading = None
+
+    def _follow(
+        self, reached: Position, held: Iterable[tuple[Position, Event]]
+    ) -> tuple[list[Item], Position]:
+        items: list[Item] = []
+        for position, event in held:
+            if _is_after(position, reached):
+                gap = gap_between(self.channel, reached, position)
+                items += [event] if gap is None else [gap, event]
+                reached = position
+        return items, reached
 
     def wake(self) -> None:
         waiters, self.waiters = self.waiters, []
@@ -489,27 +855,35 @@ class _Feed(Feed):
 class _Hub:
     # All subscriptions of one event loop, from the first one to the last one out.
 
-    def __init__(self, backend: RedisBackend, commands: _Commands) -> None:
+    def __init__(
+        self, backend: RedisBackend, connections: _Connections, commands: _Commands
+    ) -> None:
         self.feeds: dict[bytes, _Feed] = {}
         self._backend = backend
+        self._connections = connections
         self._commands = commands
         self._token = secrets.token_hex(8).encode()
         self._members: dict[str, Counter[bytes]] = {}
         # When Redis went out of reach, None while it is there.
         self._outage: float | None = None
         self._attempt = 0
+        self._life = b""
         self._begin()
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     def _begin(self) -> None:
         # What belongs to one connection.
         for feed in self.feeds.values():
-            feed.held = []
+            feed.begin()
         self._changes: deque[tuple[Any, ...]] = deque()
         self._changed = asyncio.Event()
         self._unconfirmed: Counter[bytes] = Counter()
-        self._unsettled: asyncio.Queue[_Feed] = asyncio.Queue()
-        self._heard = True
+        # Feeds of which a page is to be read: the first one, and one more. They take turns, so that
+        # a newcomer does not wait for others' long histories, nor those for newcomers.
+        self._first: dict[_Feed, None] = {}
+        self._further: dict[_Feed, None] = {}
+        self._firsts = False
+        self._wanted = asyncio.Event()
         for redis_channel in self.feeds:
             self._change("SUBSCRIBE", redis_channel)
 
@@ -540,16 +914,15 @@ class _Hub:
         if feed is None:
             feed = self.feeds[redis_channel] = _Feed(name, self._outage is not None)
             self._change("SUBSCRIBE", redis_channel)
-        if name not in subscription.since:
-            if feed.last is not None and feed.published > feed.last:
-                feed.joining[subscription] = _Joiner(None, feed.published)
-            else:
-                feed.subscribers[subscription] = None
-        else:
-            feed.joining[subscription] = _Joiner(position_of(subscription.since[name]))
-            if feed.held is None:
-                self._unsettled.put_nowait(feed)
+        feed.add(subscription, subscription.since.get(name), self._outage is None)
+        self._want(feed)
         return feed
+
+    def _want(self, feed: _Feed) -> None:
+        if feed.confirmed and not feed.asked and feed.wants_more():
+            self._further.pop(feed, None)
+            self._first[feed] = None
+            self._wanted.set()
 
     def detach(self, subscription: Subscription) -> list[asyncio.Future[Any]]:
         # At once, as far as this process goes; what is returned is done when Redis knows who left.
@@ -581,7 +954,7 @@ class _Hub:
         try:
             return await self._commands.answer(command)
         except PublishRefused as error:
-            if not isinstance(error.__cause__, ResponseError):
+            if not isinstance(error.__cause__, ResponseError) or _is_elsewhere(error.__cause__):
                 raise
             log.warning("Skipped what is under %r: %s", command.arguments[0], error.__cause__)
             return None
@@ -614,6 +987,8 @@ class _Hub:
                 self._is_out(error)
             finally:
                 await connection.disconnect(nowait=True)
+            # Those that are idle may lead to another server than new ones.
+            await self._connections.leave_server()
             self._attempt += 1
             least, most = BACKOFF
             await asyncio.sleep(random.uniform(least, min(most, least * 2**self._attempt)))
@@ -627,8 +1002,7 @@ class _Hub:
                 exc_info=not isinstance(error, EXPECTED),
             )
         for feed in self.feeds.values():
-            feed.missed = True
-            feed.wake()
+            feed.lose_touch()
 
     def _is_back(self) -> None:
         self._attempt = 0
@@ -641,7 +1015,14 @@ class _Hub:
 
     async def _serve(self, connection: AsyncConnection) -> None:
         self._begin()
-        duties = (self._write(connection), self._read(connection), self._settle(), self._beat())
+        self._life = await _within(self._backend.timeout, _greet(connection))
+        duties = (
+            self._write(connection),
+            self._read(connection),
+            self._settle(),
+            self._beat(connection),
+            self._watch(),
+        )
         tasks = [asyncio.ensure_future(duty) for duty in duties]
         try:
             # None of them ends but by an error.
@@ -667,7 +1048,6 @@ class _Hub:
     async def _read(self, connection: AsyncConnection) -> None:
         while True:
             reply = await connection.read_response(disconnect_on_error=False)
-            self._heard = True
             if reply[0] == b"message":
                 self._receive(reply[1], reply[2])
                 # The subscribers' turn: more of a burst may be buffered already.
@@ -682,7 +1062,7 @@ class _Hub:
         try:
             event_id, payload = message.split(b" ", 1)
             position = _position(event_id)
-            event = make_event(feed.channel, position, payload)
+            event = _event(feed, position, payload)
         except ValueError as error:
             log.warning("Skipped foreign bytes on %r: %s", redis_channel, error)
         else:
@@ -693,68 +1073,135 @@ class _Hub:
         self._unconfirmed[redis_channel] -= 1
         if not self._unconfirmed[redis_channel]:
             del self._unconfirmed[redis_channel]
-            if redis_channel in self.feeds:
-                self._unsettled.put_nowait(self.feeds[redis_channel])
+            feed = self.feeds.get(redis_channel)
+            if feed is not None:
+                feed.confirmed = True
+                self._want(feed)
 
     async def _settle(self) -> None:
         while True:
-            feeds = {await self._unsettled.get(): None}
-            while not self._unsettled.empty() and len(feeds) < BATCH:
-                feeds[self._unsettled.get_nowait()] = None
-            reads = []
-            for feed in feeds:
-                if feed.held is not None:
-                    reads.append((feed, self._ask(feed, feed.last, "")))
-            for feed, command in reads:
-                feed.settle(*self._stored(feed, await self.answer(command)))
-            joins = []
-            for feed in feeds:
-                for subscription, joiner in feed.joining.items():
-                    if joiner.reached is None:
-                        joins.append((feed, subscription, self._ask(feed, joiner.after, "-")))
-            for feed, subscription, command in joins:
-                stored = self._stored(feed, await self.answer(command))
-                if subscription in feed.joining:
-                    feed.join(subscription, *stored)
-            for feed in feeds:
-                feed.wake()
-            self._is_back()
+            await self._wanted.wait()
+            await self._read_stored()
 
-    def _ask(self, feed: _Feed, after: Position | None, otherwise: str) -> _Command:
-        start = otherwise if after is None else f"{after[0]}-{after[1]}"
-        return self._commands.submit(READ, self._backend.stream(feed.channel), start)
+    async def _read_stored(self) -> None:
+        # On a connection of its own, so that it holds up neither publishers nor live events. Where
+        # it breaks, what has arrived is kept, and only the pages on their way are asked for again.
+        timeout = self._backend.timeout
+        asked: deque[_Feed] = deque()
+        progress = False
+        try:
+            async with self._connections.take() as connection:
+                while asked or self._first or self._further:
+                    if len(asked) <= AHEAD // 2:
+                        await _within(timeout, self._ask(connection, asked), connection)
+                    if asked:
+                        page = await _within(timeout, _page(connection), connection)
+                        self._take(asked[0], page)
+                        asked.popleft()
+                        progress = True
+                        # Everybody's turn.
+                        await asyncio.sleep(0)
+                self._wanted.clear()
+        except EXPECTED as error:
+            if not progress:
+                raise
+            log.debug("What is stored is read on, after %r", error)
+            for feed in asked:
+                feed.asked = False
+                self._want(feed)
 
-    def _stored(self, feed: _Feed, reply: Any) -> tuple[Position | None, list[Row]]:
-        head, entries = reply or (b"", [])
-        rows: list[Row] = []
-        for entry_id, fields in entries:
-            try:
-                stored = dict(zip(fields[::2], fields[1::2], strict=True))
-                position, payload = _position(entry_id), stored[b"data"]
-                event = make_event(feed.channel, position, payload) if payload else None
-                rows.append((position, _position(stored[b"before"]), event))
-            except (KeyError, ValueError) as error:
-                log.warning(
-                    "Skipped a foreign entry in %r: %r", self._backend.stream(feed.channel), error
-                )
-        return _position(head) if head else None, rows
+    async def _ask(self, connection: AsyncConnection, asked: deque[_Feed]) -> None:
+        calls: list[tuple[str, tuple[Any, ...]]] = []
+        while len(asked) < AHEAD and (self._first or self._further):
+            feed = self._next()
+            if not self._has(feed):
+                continue
+            after = feed.next_page()
+            start = "" if after is None else f"{after[0]}-{after[1] + 1}"
+            calls.append((READ, (self._backend.stream(feed.channel), start, PAGE, PAGE_BYTES)))
+            feed.asked = True
+            asked.append(feed)
+        if calls:
+            commands = connection.pack_commands(_evaluations(calls))
+            await connection.send_packed_command(commands, check_health=False)
 
-    async def _beat(self) -> None:
+    def _next(self) -> _Feed:
+        self._firsts = not self._firsts
+        feeds = self._first if self._firsts and self._first or not self._further else self._further
+        feed = next(iter(feeds))
+        del feeds[feed]
+        return feed
+
+    def _has(self, feed: _Feed) -> bool:
+        return self.feeds.get(self._backend.redis_channel(feed.channel)) is feed
+
+    def _take(self, feed: _Feed, page: Any) -> None:
+        feed.asked = False
+        if not self._has(feed):
+            return
+        stream = self._backend.stream(feed.channel)
+        if isinstance(page, ResponseError):
+            log.warning("Skipped what is under %r: %s", stream, page)
+            page = [self._life, b"", b"", b""]
+        life, head, index, payloads = page
+        if life != self._life:
+            raise ConnectionError(f"two servers answer: {self._life!r} and {life!r}")
+        rows, end = _rows(feed, stream, index.split(), payloads)
+        feed.take_page(_position(head) if head else None, rows, end)
+        if feed.reading is not None:
+            self._further[feed] = None
+        else:
+            self._want(feed)
+        self._is_back()
+
+    async def _beat(self, connection: AsyncConnection) -> None:
+        arrived = -1
         while True:
-            names = list(self._members)
-            for start in range(0, len(names), BATCH):
-                entered = [
-                    self._enter(name, self._members[name])
-                    for name in names[start : start + BATCH]
-                    if name in self._members
-                ]
-                for command in entered:
-                    await self.answer(command)
+            refused = await self._enter_again()
             await asyncio.sleep(BEAT)
-            if not self._heard:
+            if refused is not None:
+                raise refused
+            before, (arrived, _) = arrived, _traffic(connection)
+            if arrived == before:
                 raise TimeoutError(f"no sign of life within {BEAT:g} seconds")
-            self._heard = False
             self._change("PING")
+
+    async def _enter_again(self) -> ChannelsError | None:
+        refused: ChannelsError | None = None
+        names = list(self._members)
+        for start in range(0, len(names), BATCH):
+            entered = [
+                self._enter(name, self._members[name])
+                for name in names[start : start + BATCH]
+                if name in self._members
+            ]
+            for command in entered:
+                try:
+                    await self.answer(command)
+                except ChannelsError as error:
+                    # They are entered again at the next beat.
+                    if _is_elsewhere(error.__cause__):
+                        refused = error
+        return refused
+
+    async def _watch(self) -> None:
+        # Behind one address may be another server meanwhile, to which new connections lead. A
+        # replica that was one from the beginning is left alone: it has all events, too.
+        was_master = False
+        while True:
+            self._commands.elsewhere.clear()
+            try:
+                role, life = await self._commands.run(ROLE, self._backend.stream(""))
+            except ChannelsError as error:
+                # It may be that commands are slow. The beat shows whether Redis is there.
+                if _is_elsewhere(error.__cause__):
+                    raise
+            else:
+                if life != self._life or (was_master and role != b"master"):
+                    raise ConnectionError(f"the server is {role.decode()} now, in life {life!r}")
+                was_master = role == b"master"
+            with suppress(asyncio.TimeoutError):
+                await _within(BEAT, self._commands.elsewhere.wait())
 
 
 def _note(future: asyncio.Future[Any]) -> None:
@@ -763,18 +1210,83 @@ def _note(future: asyncio.Future[Any]) -> None:
         log.debug("A command failed: %s", future.exception())
 
 
-async def _within(seconds: float, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    # asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with the result.
+class _Reader(asyncio.StreamReader):
+    # Counts what arrives, of which redis-py tells only when a reply is complete.
+    arrived = 0
+
+    def feed_data(self, data: bytes) -> None:
+        self.arrived += 1
+        super().feed_data(data)
+
+
+def _traffic(connection: AsyncConnection) -> tuple[int, int]:
+    # Changes whenever something arrives, or goes.
+    reader, writer = connection._reader, connection._writer
+    if reader is None:
+        return 0, 0
+    # It was made by asyncio, which offers no other way to watch it.
+    reader.__class__ = _Reader
+    return reader.arrived, writer.transport.get_write_buffer_size()
+
+
+async def _within(
+    seconds: float, coroutine: Coroutine[Any, Any, Any], connection: AsyncConnection | None = None
+) -> Any:
+    # Within as much time altogether, or without as much time in which nothing moves on the
+    # connection. asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with
+    # the result.
     task = asyncio.ensure_future(coroutine)
+    waited, traffic = 0, (0, 0)
     try:
-        await asyncio.wait([task], timeout=seconds)
-        if not task.done():
-            raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
+        while not task.done():
+            before, traffic = traffic, traffic if connection is None else _traffic(connection)
+            waited = waited + 1 if traffic == before else 1
+            if waited > STEPS:
+                raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
+            await asyncio.wait([task], timeout=seconds / STEPS)
         return task.result()
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
+
+
+async def _greet(connection: AsyncConnection) -> bytes:
+    # Which of the server's lives this is.
+    await connection.send_command("INFO", "server", check_health=False)
+    found = re.search(rb"run_id:(\w{8})", await connection.read_response())
+    return found[1] if found else b""
+
+
+async def _page(connection: AsyncConnection) -> Any:
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except ResponseError as error:
+        if _is_elsewhere(error):
+            raise
+        return error
+
+
+def _rows(
+    feed: _Feed, stream: bytes, index: list[bytes], payloads: bytes
+) -> tuple[list[Row], Position | None]:
+    rows: list[Row] = []
+    end: Position | None = None
+    at = 0
+    for entry_id, before, length in zip(index[::3], index[1::3], index[2::3], strict=True):
+        payload = payloads[at : at + int(length)]
+        at += len(payload)
+        end = _position(entry_id)
+        try:
+            event = _event(feed, end, payload) if payload else None
+            rows.append((end, _position(before), event))
+        except ValueError as error:
+            log.warning("Skipped a foreign entry in %r: %r", stream, error)
+    return rows, end
+
+
+def _event(feed: _Feed, position: Position, payload: bytes) -> Event:
+    return make_event(feed.channel, position, payload)
 
 
 def _evaluations(calls: Iterable[tuple[str, tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
@@ -789,6 +1301,33 @@ def _evaluations(calls: Iterable[tuple[str, tuple[Any, ...]]]) -> list[tuple[Any
             known[script] = hashlib.sha1(script.encode()).hexdigest()
             commands.append(("EVAL", script, 1, key, *arguments))
     return commands
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and parts.path.strip("/") and not parts.path[1:].isdigit():
+        raise ValueError(f"the database in a Redis URL is a number, not {parts.path[1:]!r}")
+    for name in parse_qs(parts.query):
+        if name in REFUSED:
+            raise ValueError(f"the option {name} in a Redis URL is not taken: {REFUSED[name]}")
+        if name not in OPTIONS and name not in OVERRIDDEN and not name.startswith("ssl_"):
+            known = ", ".join(OPTIONS)
+            raise ValueError(
+                f"the options in a Redis URL are {known} and those that begin with ssl_,"
+                f" not {name!r:.100}"
+            )
+
+
+def _is_elsewhere(error: BaseException | None) -> bool:
+    # Whether the server says that it is not the one to talk to: after a failover it is a replica,
+    # or cut off from its replicas, or it starts, or has another password. A new connection may
+    # lead to the right one. Before Redis 7 the word stands within a script's error.
+    return isinstance(
+        error, (ReadOnlyError, MasterDownError, BusyLoadingError, AuthenticationError)
+    ) or (
+        isinstance(error, ResponseError)
+        and re.search(r"(?:^|-)(?:READONLY|MASTERDOWN|NOREPLICAS) ", str(error)) is not None
+    )
 
 
 def _refused(error: Exception) -> PublishRefused:
