@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import sys
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IRoutesMapper, ISecurityPolicy
@@ -9,12 +11,15 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
+from pyramid_asgi_consumers.channels import channels_of
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
 from pyramid_asgi_consumers.handshake import Handshakes
-from pyramid_asgi_consumers.interfaces import IHandshakes, ILifespanFactories
+from pyramid_asgi_consumers.interfaces import IConsumerMapper, IHandshakes, ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.processes import workers
 from pyramid_asgi_consumers.threads import check_threads
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,7 @@ def make_asgi_app(config, wsgi_app=None):
         config.commit()
     config.registry.getUtility(IRoutesMapper).served = True
     _warn_of_open_doors(config)
+    _warn_of_islands(config)
 
     def setting(name):
         return read_setting(config.registry.settings, name)
@@ -91,6 +97,21 @@ def _warn_of_open_doors(config):
                 permission,
                 declared.title,
             )
+
+
+def _warn_of_islands(config):
+    # Who declares no consumer has nobody who subscribes.
+    registry = config.registry
+    is_several = read_setting(registry.settings, "asgi.multiprocess")
+    if (
+        (is_several or workers(sys.argv, os.environ) > 1)
+        and isinstance(channels_of(registry).backend, MemoryBackend)
+        and list(registry.getUtility(IConsumerMapper))
+    ):
+        log.warning(
+            "asgi.channels is memory://, and this is one of several processes: what is published"
+            " on a channel here reaches none of the others (asgi.channels = redis://... does)"
+        )
 
 
 def includeme(config):
