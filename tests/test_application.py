@@ -259,7 +259,7 @@ async def test_the_application_in_the_readme_works():
     block = re.search(r"code-block:: python\n\n((?:    .*\n|\n)+)", text)[1]
     names = {}
     exec(textwrap.dedent(block), names)
-    app = names["main"]({})
+    app = names["app"]
     assert body_of(await run(app, http_scope())) == b"Hello"
     message = {"type": "websocket.receive", "text": "hi"}
     sent = await run(app, websocket_scope(), CONNECT, message, {"type": "websocket.disconnect"})
