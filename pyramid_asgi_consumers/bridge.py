@@ -14,7 +14,7 @@ from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.body import has_no_body, read_body
-from pyramid_asgi_consumers.coroutines import PATIENCE, SERVER, Receive
+from pyramid_asgi_consumers.coroutines import SERVER, Receive
 from pyramid_asgi_consumers.environ import build_environ, origin_form
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
@@ -117,7 +117,7 @@ class WSGIBridge(WsgiToAsgi):
             log.warning("Views still run after %s s; they are left alone", self.shutdown_timeout)
             loop = asyncio.get_running_loop()
             tasks = [task for task in list(self.awaited) if task.get_loop() is loop]
-            await stubborn.end(tasks, min(self.shutdown_timeout, PATIENCE))
+            await stubborn.end(tasks, min(self.shutdown_timeout, stubborn.PATIENCE))
 
 
 async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:

@@ -13,9 +13,6 @@ from pyramid_asgi_consumers.raised import StandIn, carried, contained, original,
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
 SERVER = "pyramid_asgi_consumers.server"
 
-# For so many seconds what a view has started is waited for when it was cancelled.
-PATIENCE = 5.0
-
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
@@ -101,4 +98,4 @@ async def _alone(awaitable: Awaitable[Any]) -> Any:
         raise carried(error) from error
     finally:
         # Nobody will run what it has started and not awaited.
-        await stubborn.end(asyncio.all_tasks() - {asyncio.current_task()}, PATIENCE)
+        await stubborn.end(asyncio.all_tasks() - {asyncio.current_task()}, stubborn.PATIENCE)

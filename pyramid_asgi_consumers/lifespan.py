@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.exceptions import LifespanError
-from pyramid_asgi_consumers.raised import caught, original
+from pyramid_asgi_consumers.raised import StandIn, caught, contained, original
 
 log = logging.getLogger(__name__)
 
@@ -224,10 +224,12 @@ async def running(app: Callable[..., Awaitable[None]]) -> AsyncIterator[dict[str
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
     to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    task = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
+    task = asyncio.ensure_future(contained(app(scope, to_app.get, from_app.put)))
     try:
         answer = await _answer(task, to_app, from_app, "startup")
         if answer is None:
+            if isinstance(task.exception(), StandIn):
+                raise LifespanError(str(task.exception())) from original(task.exception())
             log.debug("%r knows no lifespan: %r", app, task.exception())
         yield state
         if answer is not None and await _answer(task, to_app, from_app, "shutdown") is None:
@@ -235,8 +237,9 @@ async def running(app: Callable[..., Awaitable[None]]) -> AsyncIterator[dict[str
             if not task.cancelled():
                 task.result()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await stubborn.end({task}, stubborn.PATIENCE)
+        if task.done():
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _answer(task, to_app, from_app, phase):

@@ -57,9 +57,8 @@ def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
 
     By itself it cancels all requests under way and breaks websockets off; or it fails to, where a
     request has no application just then. Here requests are waited for, at most as many seconds as
-    its option ``application-close-timeout`` says, then cancelled and waited for as long again; and
-    websockets are closed with 1012, "service
-    restart" (RFC 6455 section 7.4).
+    its option ``application-close-timeout`` says, then cancelled and waited for as long again, and
+    websockets are closed with 1012, "service restart" (RFC 6455 section 7.4).
 
     Returns whether it serves at all on the event loop that runs: it may be merely imported.
     """
@@ -97,14 +96,10 @@ def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
 def _leave_uvicorn(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Have Uvicorn 0.54 await ``leave()`` before the shutdown of its lifespan, be it off.
 
-    Told by a signal to stop, it ends with that signal again, in the middle of its event loop. It is
-    known by the handler of that signal.
+    Told by a signal to stop, it ends with that signal again, in the middle of its event loop.
     """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if (
-        not isinstance(server, getattr(sys.modules.get("uvicorn.server"), "Server", ()))
-        or threading.current_thread() is not threading.main_thread()
-    ):
+    server = _uvicorn()
+    if server is None:
         return
     shutdown = server.lifespan.shutdown
 
@@ -113,6 +108,17 @@ def _leave_uvicorn(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
         await shutdown()
 
     server.lifespan.shutdown = leave_first
+
+
+def _uvicorn() -> Any:
+    # The server is known by the handler of the signal that stops it.
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if (
+        not isinstance(server, getattr(sys.modules.get("uvicorn.server"), "Server", ()))
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        return None
+    return server
 
 
 def _leave_granian(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -181,6 +187,23 @@ def patience() -> float | None:
                 if running.f_locals["context"].terminated.is_set():
                     return running.f_locals["config"].graceful_timeout
     return None
+
+
+async def drain() -> None:
+    """Wait for the connections that Uvicorn 0.54 has cancelled as it stops, and does not wait for.
+
+    Else their contexts would be left before they have ended; and where one goes on, and nobody has
+    sent a SIGTERM, of which Uvicorn dies, asyncio.Runner would wait for ever.
+    """
+    server = _uvicorn()
+    if server is None or any(each.is_serving() for each in server.servers):
+        return
+    # They have children, which Python 3.10 does not know to be cancelled.
+    cancelled = {task for task in asyncio.all_tasks() if getattr(task, "cancelling", int)()}
+    if tasks := cancelled | server.server_state.tasks:
+        bound = server.config.timeout_graceful_shutdown
+        _, pending = await asyncio.wait(tasks, timeout=bound)
+        stubborn.leave_alone(pending, bound)
 
 
 def break_off(send: Any) -> bool:

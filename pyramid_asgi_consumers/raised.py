@@ -6,6 +6,7 @@ raised instead, where it is known that the code itself is to blame.
 """
 
 import asyncio
+import contextlib
 import signal
 import threading
 from collections.abc import Awaitable
@@ -94,7 +95,9 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
     try:
         await ended
     except asyncio.CancelledError:
-        await stubborn.end({task}, quirks.patience())
+        # It is enough to be cancelled once.
+        with contextlib.suppress(asyncio.CancelledError):
+            await stubborn.end({task}, quirks.patience())
         if not task.done() or task.cancelled():
             raise
     try:

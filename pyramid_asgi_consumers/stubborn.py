@@ -1,7 +1,6 @@
 """Tasks that go on though they were cancelled, which nobody is to wait for without a bound."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -9,14 +8,18 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+#: For so many seconds what was cancelled is waited for where no server says for how many.
+PATIENCE = 5.0
+
 Tasks = Iterable["asyncio.Task[Any]"]
 
 
 async def end(tasks: Tasks, timeout: float | None) -> None:
     """Cancel ``tasks`` and wait for their end, at most ``timeout`` seconds; then leave them alone.
 
-    The caller may be cancelled again and again meanwhile: so are they, and it goes on to wait.
+    Where the caller is cancelled meanwhile, so are they again, and it is cancelled afterwards.
     """
+    cancelled: asyncio.CancelledError | None = None
     loop = asyncio.get_running_loop()
     began = loop.time()
     pending = {task for task in tasks if not task.done()}
@@ -24,11 +27,15 @@ async def end(tasks: Tasks, timeout: float | None) -> None:
     while pending and (left is None or left > 0):
         for task in pending:
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait(pending, timeout=left)
+        except asyncio.CancelledError as error:
+            cancelled = error
         pending = {task for task in pending if not task.done()}
         left = None if timeout is None else began + timeout - loop.time()
     leave_alone(pending, timeout)
+    if cancelled is not None:
+        raise cancelled
 
 
 def leave_alone(tasks: Tasks, seconds: float | None) -> None:

@@ -165,3 +165,10 @@ def test_it_stops_though_cancellations_are_swallowed(name, tmp_path, monkeypatch
     check(server, ENDS, "The context is left" in log)
     assert status in (0, -signal.SIGTERM)
     assert "destroyed" not in log
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_stops_it_though_cancellations_are_swallowed(name, tmp_path):
+    with running(name, tmp_path, APP) as server, stubborn(server):
+        server.interrupt()
+        server.ended()

@@ -1,7 +1,9 @@
 """Startup and shutdown contexts, with and without a server's help."""
 
 import asyncio
+import contextlib
 import gc
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -10,8 +12,10 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
+from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.exceptions import LifespanError
 from pyramid_asgi_consumers.lifespan import Lifespan, running, starts_nothing
+from pyramid_asgi_consumers.raised import COUNTED
 
 
 async def drained():
@@ -171,6 +175,56 @@ async def test_an_application_that_breaks_while_it_stops_is_an_error():
 
     with pytest.raises(ValueError, match="broken"):
         await run_within(app)
+
+
+# Python 3.10 cannot tell the last from a cancellation by the server.
+EXITS = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
+EXITS = EXITS[: 4 if COUNTED else 3]
+
+
+@pytest.mark.parametrize("error", EXITS, ids=repr)
+@pytest.mark.parametrize("phase", ["startup", "shutdown"])
+async def test_what_a_context_raises_does_not_end_the_event_loop(phase, error, caplog):
+    # A server has a handler of its own, under which a KeyboardInterrupt is not the user's.
+    before = signal.signal(signal.SIGINT, lambda *args: None)
+    try:
+        at = {"startup": "at_start", "shutdown": "at_end"}[phase]
+        app = Lifespan(None, [context("a", [], **{at: error})], drained)
+        sent = await asyncio.wait_for(serve(app), 20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sent[-1]["type"] == f"lifespan.{phase}.failed"
+    assert sent[-1]["message"].startswith(type(error).__name__)
+    assert caplog.messages == [f"The application's {phase} failed"]
+
+
+async def test_an_application_that_exits_does_not_start():
+    async def app(scope, receive, send):
+        raise SystemExit(3)
+
+    with pytest.raises(LifespanError, match="The application raised SystemExit: 3") as failed:
+        await running(app).__aenter__()
+    assert isinstance(failed.value.__cause__, SystemExit)
+
+
+async def test_an_application_that_goes_on_when_it_is_cancelled_is_left_alone(monkeypatch, caplog):
+    monkeypatch.setattr(stubborn, "PATIENCE", 0.01)
+    released = asyncio.Event()
+
+    async def app(scope, receive, send):
+        app.task = asyncio.current_task()
+        await send({"type": "lifespan.startup.complete"})
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    context = running(app)
+    await context.__aenter__()
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(context.__aexit__(None, None, None), 0.01)
+    assert caplog.messages[0].startswith("Left alone, since it goes on 0.01 s after")
+    released.set()
+    await app.task
 
 
 async def test_no_task_is_left_when_the_body_fails():

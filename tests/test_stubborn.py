@@ -90,7 +90,8 @@ async def test_who_waits_may_be_cancelled_again(swallower):
         waiting.cancel()
     await asyncio.wait_for(swallower.cancelled.wait(), 20)
     swallower.released.set()
-    await asyncio.wait_for(waiting, 20)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 20)
     assert task.done()
 
 
@@ -105,7 +106,7 @@ async def test_a_coroutine_of_old_has_its_place_too():
 
 
 def test_an_event_loop_of_a_view_leaves_behind_what_goes_on(monkeypatch, caplog):
-    monkeypatch.setattr(coroutines, "PATIENCE", 0.01)
+    monkeypatch.setattr(stubborn, "PATIENCE", 0.01)
 
     tasks = []
 

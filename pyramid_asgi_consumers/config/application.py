@@ -9,6 +9,7 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IRoutesMapper, ISecurityPolicy
 from pyramid.security import NO_PERMISSION_REQUIRED
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.channels import channels_of
@@ -69,7 +70,7 @@ def make_asgi_app(config, wsgi_app=None):
         raise ConfigurationError(f"asgi.origins or asgi.hosts: {error}") from None
 
     async def drain():
-        await asyncio.gather(bridge.drain(), handshakes.drain(shutdown_timeout))
+        await asyncio.gather(bridge.drain(), handshakes.drain(shutdown_timeout), quirks.drain())
 
     factories = config.registry.getUtility(ILifespanFactories)
     return ASGIApplication(
