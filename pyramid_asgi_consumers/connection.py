@@ -26,7 +26,7 @@ from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Ref
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.raised import caught, separate
-from pyramid_asgi_consumers.turns import Turns, give_way
+from pyramid_asgi_consumers.turns import TURN, Turns, give_way
 from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Endpoint:
         self.handshakes = handshakes
         self.limit = Limit(consumer.max_connections)
         self._watches = getattr(consumer.app, "watches", False)
+        self._known_turns: Turns | None = None
 
     async def websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve a websocket, from its handshake to its close."""
@@ -86,17 +87,21 @@ class Endpoint:
     ) -> None:
         state = "connecting"
         receive, send = quirks.websocket(scope, receive, send)
-        turns = Turns()
-        watcher = None
-        if not self._watches:
-            watcher = SenderWatcher(receive)
-            receive = watcher.receive
+        turns = self._turns()
+        due = 0.0
+        watcher = None if self._watches else SenderWatcher(receive)
+        asked: Any = None
+
+        def noted_receive() -> Any:
+            nonlocal asked
+            asked = receive()
+            return asked
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal state
             kind = message["type"]
             if kind == "websocket.send":
-                if monotonic() >= turns.due:
+                if monotonic() >= due:
                     return looking(message)
             elif kind == "websocket.accept":
                 state = "open"
@@ -107,19 +112,22 @@ class Endpoint:
             return send(message)
 
         def looking(message: dict[str, Any]) -> Any:
-            missed = turns.missed()
+            nonlocal due, receive
+            now = monotonic()
+            due = now + TURN
             if watcher is not None:
-                watcher.look()
                 if watcher.left:
                     # As the specification asks of servers, some of which never say so.
                     return _gone(message)
-            return give_way(send, message) if missed else send(message)
+                receive = watcher.look(asked, now)
+            return give_way(send, message) if turns.missed(now) else send(message)
 
         denial: tuple[Any, ...] = (403,)
         code = 1000
         task = asyncio.current_task()
         try:
-            await separate(self.consumer.app(scope, receive, tracked))
+            own = receive if watcher is None else noted_receive
+            await separate(self.consumer.app(scope, own, tracked))
         except BaseException as raised:
             error = _alone(caught(raised, task))
             if isinstance(error, WebSocketDisconnect | _ClientGone) or (
@@ -164,14 +172,15 @@ class Endpoint:
     ) -> None:
         started = ended = False
         paced = quirks.paced(send)
-        turns = Turns()
+        turns = self._turns()
+        due = 0.0
         watcher = RequestWatcher(scope, receive)
         if self.consumer.mounted:
             # Others wrote it, and it goes on as it does without us.
             watcher.stop()
 
         def tracked(message: dict[str, Any]) -> Any:
-            nonlocal started, ended
+            nonlocal started, ended, due
             kind = message["type"]
             if kind == "http.response.start":
                 started = True
@@ -181,8 +190,10 @@ class Endpoint:
                 if not message.get("more_body"):
                     ended = True
                     watcher.stop()
-                elif monotonic() >= turns.due and turns.missed():
-                    return give_way(paced, message)
+                elif (now := monotonic()) >= due:
+                    due = now + TURN
+                    if turns.missed(now):
+                        return give_way(paced, message)
             return paced(message)
 
         task = asyncio.current_task()
@@ -243,6 +254,13 @@ class Endpoint:
         scope["pyramid.userid"] = outcome.userid
         scope[ADMISSION] = outcome
         return outcome.headers
+
+    def _turns(self) -> Turns:
+        # An application may serve on several event loops.
+        turns = self._known_turns
+        if turns is None or turns.loop is not asyncio.get_running_loop():
+            turns = self._known_turns = Turns()
+        return turns
 
     def _is_full(self) -> bool:
         full = self.limit.full or self.process.full

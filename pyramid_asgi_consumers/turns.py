@@ -6,7 +6,6 @@ A server's ``send`` need not suspend: it does not where the client reads fast, n
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any
 
 # Seconds from one look to the next: about as long as Python lets a thread run.
@@ -14,23 +13,25 @@ TURN = 0.005
 
 
 class Turns:
-    """Tells whether the event loop turns while one connection sends.
+    """Tells whether the running event loop turns; for any number of connections.
 
-    Who sends asks ``monotonic() >= turns.due and turns.missed()``: until then that is all it costs.
+    Each asks once in ``TURN`` at most.
     """
 
     def __init__(self) -> None:
-        #: When to look next.
-        self.due = 0.0
+        self.loop = asyncio.get_running_loop()
+        self._due = 0.0
         self._marked = False
 
-    def missed(self) -> bool:
-        """Whether the loop has not turned since the look before, so that it is time to give way."""
-        self.due = monotonic() + TURN
+    def missed(self, now: float) -> bool:
+        """Whether the loop has not turned for about ``TURN``: then it is time to give way."""
+        if now < self._due:
+            return False
+        self._due = now + TURN
         if self._marked:
             return True
         self._marked = True
-        asyncio.get_running_loop().call_soon(self._turned)
+        self.loop.call_soon(self._turned)
         return False
 
     def _turned(self) -> None:

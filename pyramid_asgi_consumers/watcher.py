@@ -5,7 +5,6 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from time import monotonic
 from typing import Any
 
 from pyramid_asgi_consumers.raised import StandIn, caught, outcome
@@ -208,38 +207,35 @@ class Watcher:
 class SenderWatcher:
     """Looks after the client of any websocket consumer that sends and does not receive.
 
-    ``receive`` is the server's; the consumer gets :meth:`receive`, which passes on what that
-    returns. Who sends calls :meth:`look` now and then: where the consumer waits for no event, and
-    has not for ``INTERVAL``, they are taken in advance from then on, as a :class:`Watcher` does.
+    ``receive`` is the server's. Who sends calls :meth:`look` now and then: where the consumer waits
+    for no event, and has not for ``INTERVAL``, they are taken in advance from then on, as a
+    :class:`Watcher` does.
     """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._asked: Any = None
         self._seen: Any = None
         self._due = 0.0
         self._watcher: Watcher | None = None
         #: Whether the client is known to have left.
         self.left = False
 
-    def receive(self) -> Awaitable[Event]:
-        """The consumer's ``receive``."""
-        if self._watcher is not None:
-            return self._watcher.receive()
-        self._asked = asked = self._receive()
-        return asked
+    def look(self, asked: Any, now: float) -> Receive:
+        """Look after the client, if it is time to; return the ``receive`` that gives all events.
 
-    def look(self) -> None:
-        """Look after the client, if it is time to."""
-        now = monotonic()
-        if self._watcher is not None or now < self._due:
-            return
-        self._due = now + INTERVAL
-        if self._seen is not self._asked:
-            self._seen = self._asked
-        elif _is_over(self._asked):
-            self._watcher = Watcher(self._receive)
-            self._watcher.watch(self._note)
+        ``asked`` is what that has returned last, ``now`` the time.
+        """
+        if self._watcher is not None:
+            return self._watcher.receive
+        if now >= self._due:
+            self._due = now + INTERVAL
+            if self._seen is not asked:
+                self._seen = asked
+            elif _is_over(asked):
+                self._watcher = Watcher(self._receive)
+                self._watcher.watch(self._note)
+                return self._watcher.receive
+        return self._receive
 
     def _note(self, event: Event) -> None:
         self.left = True

@@ -501,48 +501,56 @@ async def test_a_function_that_is_cancelled_has_the_time_it_needs_to_end(caplog)
 # Any websocket consumer.
 
 
-def looked_after(server):
-    watching = SenderWatcher(server.receive)
+class Sender:
+    """A consumer that is looked after each time it sends."""
 
-    async def look():
+    def __init__(self, receive):
+        self.watching = SenderWatcher(receive)
+        self._receive = receive
+        self._asked = None
+
+    def receive(self):
+        self._asked = self._receive()
+        return self._asked
+
+    async def send(self):
         await asyncio.sleep(0)
-        watching.look()
+        now = asyncio.get_running_loop().time()
+        self._receive = self.watching.look(self._asked, now)
 
-    return watching, look
 
-
-async def left_within(watching, look, seconds=20):
+async def left_within(sender, seconds=20):
     end = asyncio.get_running_loop().time() + seconds
-    while not watching.left and asyncio.get_running_loop().time() < end:
-        await look()
-    return watching.left
+    while not sender.watching.left and asyncio.get_running_loop().time() < end:
+        await sender.send()
+    return sender.watching.left
 
 
 @pytest.mark.parametrize("kind", [Server, Futures])
 async def test_a_consumer_that_only_sends_hears_that_its_client_has_left(kind):
     server = kind()
-    watching, look = looked_after(server)
-    waiting = asyncio.ensure_future(watching.receive())
+    sender = Sender(server.receive)
+    waiting = asyncio.ensure_future(sender.receive())
     await asyncio.sleep(0)
     server.put({"type": "websocket.connect"})
     assert await waiting == {"type": "websocket.connect"}
     while server.asked == 1:
-        await look()
+        await sender.send()
     server.put(LEFT)
-    assert await left_within(watching, look)
-    assert await watching.receive() == LEFT
-    await watching.end()
+    assert await left_within(sender)
+    assert await sender.receive() == LEFT
+    await sender.watching.end()
 
 
 async def test_a_consumer_that_waits_for_an_event_is_left_alone():
     server = Server()
-    watching, look = looked_after(server)
-    waiting = asyncio.ensure_future(watching.receive())
-    assert not await left_within(watching, look, 0.02)
+    sender = Sender(server.receive)
+    waiting = asyncio.ensure_future(sender.receive())
+    assert not await left_within(sender, 0.02)
     server.put(LEFT)
     assert await waiting == LEFT
     assert server.asked == 1
-    await watching.end()
+    await sender.watching.end()
 
 
 async def test_a_consumer_whose_receive_tells_nothing_of_itself_is_left_alone():
@@ -550,25 +558,20 @@ async def test_a_consumer_whose_receive_tells_nothing_of_itself_is_left_alone():
         def __await__(self):
             yield
 
-    watching = SenderWatcher(Awaitable)
-    await watching.receive()
-
-    async def look():
-        await asyncio.sleep(0)
-        watching.look()
-
-    assert not await left_within(watching, look, 0.02)
+    sender = Sender(Awaitable)
+    await sender.receive()
+    assert not await left_within(sender, 0.02)
 
 
 async def test_a_consumer_that_receives_now_and_then_gets_all_in_order():
     server = Server(*map(text, "abc"))
-    watching, look = looked_after(server)
-    assert await watching.receive() == text("a")
+    sender = Sender(server.receive)
+    assert await sender.receive() == text("a")
     while server.asked < 4:
-        await look()
+        await sender.send()
     server.put(text("d"))
-    assert [(await watching.receive())["text"] for _ in "bcd"] == list("bcd")
-    await watching.end()
+    assert [(await sender.receive())["text"] for _ in "bcd"] == list("bcd")
+    await sender.watching.end()
 
 
 # An http consumer.
