@@ -18,6 +18,7 @@ from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class ASGIApplication:
                 "The server has called what makes the application with each scope: give it the"
                 " application, or the option --factory and a function without arguments"
             )
-            log.error(reason)
+            log.error("%s", reason)
             raise TypeError(reason)
         if not self._was_wsgi:
             self._was_wsgi = True
@@ -140,7 +141,7 @@ class ASGIApplication:
         try:
             found = self._find(scope)
         except BadRequest as error:
-            log.info("400 for a %s request to %r: %s", kind, scope["path"], error)
+            log.info("400 for a %s request to %s: %s", kind, Shown(scope["path"]), Shown(error))
             return await self._refuse(scope, send, 400)
         if found is not None:
             endpoint, own = found
@@ -148,7 +149,7 @@ class ASGIApplication:
         elif kind == "http":
             await self.bridge(scope, receive, send)
         else:
-            log.info("404 for a handshake to %r: no consumer", scope["path"])
+            log.info("404 for a handshake to %s: no consumer", Shown(scope["path"]))
             await deny(scope, send, 404)
 
     async def _refuse(self, scope: dict[str, Any], send: Any, status: int) -> None:

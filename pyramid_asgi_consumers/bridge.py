@@ -18,6 +18,7 @@ from pyramid_asgi_consumers.coroutines import SERVER, Receive
 from pyramid_asgi_consumers.environ import build_environ, origin_form
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
+from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.threads import Settler, ThreadPool, adopt
 
 log = logging.getLogger(__name__)
@@ -74,10 +75,20 @@ class WSGIBridge(WsgiToAsgi):
                     receive, None if length is None else int(length), self.max_body_size
                 )
         except BadRequest as error:
-            log.info("400 for %s %r: %s", scope["method"], scope["path"], error)
+            log.info(
+                "400 for %s %s: %s",
+                Shown(scope["method"], quoted=False),
+                Shown(scope["path"]),
+                Shown(error),
+            )
             return await refuse(scope, send, 400)
         except BodyTooLarge as error:
-            log.info("413 for %s %r: %s", scope["method"], scope["path"], error)
+            log.info(
+                "413 for %s %s: %s",
+                Shown(scope["method"], quoted=False),
+                Shown(scope["path"]),
+                Shown(error),
+            )
             return await refuse(scope, send, 413)
         except ClientDisconnected:
             return
@@ -107,14 +118,18 @@ class WSGIBridge(WsgiToAsgi):
             if error is response.error and not isinstance(error, ClientDisconnected):
                 await fail(scope, send, response.sent, error, response.context)
             else:
-                log.debug("The client left: %s %r", scope["method"], scope["path"])
+                log.debug(
+                    "The client left: %s %s",
+                    Shown(scope["method"], quoted=False),
+                    Shown(scope["path"]),
+                )
         except Exception as error:
             await fail(scope, send, response.sent, error, response.context)
 
     async def drain(self) -> None:
         """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""
         if not await self.pool.drain(self.shutdown_timeout):
-            log.warning("Views still run after %s s; they are left alone", self.shutdown_timeout)
+            log.warning("Views still run after %g s; they are left alone", self.shutdown_timeout)
             loop = asyncio.get_running_loop()
             tasks = [task for task in list(self.awaited) if task.get_loop() is loop]
             await stubborn.end(tasks, min(self.shutdown_timeout, stubborn.PATIENCE))
@@ -155,7 +170,13 @@ async def fail(
     if started and not quirks.break_off(send):
         adopt(context)
         raise error
-    report = partial(log.error, "%s %r failed", scope["method"], scope["path"], exc_info=error)
+    report = partial(
+        log.error,
+        "%s %s failed",
+        Shown(scope["method"], quoted=False),
+        Shown(scope["path"]),
+        exc_info=error,
+    )
     # The answer is sent in the server's own context: it may begin the next request in that.
     context.run(report)
     if not started:

@@ -26,6 +26,7 @@ from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Ref
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.raised import caught, separate
+from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, Turns, give_way
 from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher
 
@@ -133,14 +134,14 @@ class Endpoint:
             if isinstance(error, WebSocketDisconnect | _ClientGone) or (
                 isinstance(error, OSError) and _was_raised_by(send, error.__traceback__)
             ):
-                log.debug("The client of %s had left: %r", self.consumer, error)
+                log.debug("The client of %s had left: %s", self.consumer, Shown(error))
                 return
             if isinstance(error, HTTPException):
                 code = 4000 + error.status_int
                 if state == "connecting":
                     denial = self._rendered(error)
             elif isinstance(error, InvalidMessage | SubscriptionOverflow):
-                log.warning("%s closes with %d: %s", self.consumer, error.close_code, error)
+                log.warning("%s closes with %d: %s", self.consumer, error.close_code, Shown(error))
                 denial, code = (error.status,), error.close_code
             else:
                 log.error("%s failed", self.consumer, exc_info=error)
@@ -155,7 +156,7 @@ class Endpoint:
                 await send({"type": "websocket.close", "code": code, "reason": ""})
             except quirks.CLIENT_WAS_FASTER as error:
                 # Servers say in different ways that the client was faster.
-                log.debug("The client of %s had left: %r", self.consumer, error)
+                log.debug("The client of %s had left: %s", self.consumer, Shown(error))
 
     async def http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve an http request."""
@@ -207,7 +208,7 @@ class Endpoint:
         except BaseException as raised:
             error = caught(raised, task)
             if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
-                log.debug("The client of %s had left: %r", self.consumer, error)
+                log.debug("The client of %s had left: %s", self.consumer, Shown(error))
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))
             elif ended:
@@ -237,13 +238,13 @@ class Endpoint:
             left = early.left if quirks.tells_who_left_early(scope) else None
             outcome = await self.handshakes.admit(self.consumer, scope, left)
         except ClientDisconnected as error:
-            log.debug("No handshake to %s: %s", self.consumer, error)
+            log.debug("No handshake to %s: %s", self.consumer, Shown(error))
             # Nobody gets this, but servers log a connection that was not answered.
             with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
                 await refuse(503)
             return None
         except BadRequest as error:
-            log.info("400 for a handshake to %s: %s", self.consumer, error)
+            log.info("400 for a handshake to %s: %s", self.consumer, Shown(error))
             await refuse(400)
             return None
         if isinstance(outcome, Refusal):

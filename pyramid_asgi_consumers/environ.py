@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from pyramid_asgi_consumers.exceptions import BadRequest
+from pyramid_asgi_consumers.shown import Shown
 
 # Names up to this length, in bytes, are worth remembering; longer ones would let clients fill
 # the memory.
@@ -94,12 +95,12 @@ def split_root_path(scope: Mapping[str, Any], root_path: str | None = None) -> t
     if root:
         root = "/" + root
         if not is_text(root):
-            raise BadRequest(f"The root path must be UTF-8: {_shown(root)}")
+            raise BadRequest(f"The root path must be UTF-8: {Shown(root)}")
     # Uvicorn prepends what it was given, be it "/app/" or "app".
     if given != root and root_path is None and path.startswith(given + "/"):
         return root, path[len(given) :]
     if not path.startswith("/") and not (path == "*" and scope.get("method") == "OPTIONS"):
-        raise BadRequest(f"The path must start with a slash: {_shown(path)}")
+        raise BadRequest(f"The path must start with a slash: {Shown(path)}")
     if root:
         if path == root:
             return root, ""
@@ -125,17 +126,13 @@ def _as_sent(path: str, raw_path: bytes | None) -> str:
     try:
         _as_wsgi(path)
     except UnicodeEncodeError:
-        raise BadRequest(f"The path must be text: {_shown(path)}") from None
+        raise BadRequest(f"The path must be text: {Shown(path)}") from None
     return path
 
 
 def _as_wsgi(text: str) -> str:
     # PEP 3333, Unicode Issues.
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
-def _shown(text: str) -> str:
-    return ascii(text[:100])
 
 
 def build_environ(
@@ -216,7 +213,7 @@ def build_environ(
     if length is not None and not (
         length.isascii() and length.isdigit() and len(length) <= MAX_LENGTH_DIGITS
     ):
-        raise BadRequest(f"Content-Length must be a number of bytes, not {_shown(length)}")
+        raise BadRequest(f"Content-Length must be a number of bytes, not {Shown(length)}")
     return environ
 
 

@@ -381,7 +381,7 @@ class Handshakes:
         """Wait until no exchange is under way, at most ``timeout`` seconds."""
         if not await self.pool.drain(timeout):
             log.warning(
-                "Handshakes or run_in_request calls still run after %s s; they are left alone",
+                "Handshakes or run_in_request calls still run after %g s; they are left alone",
                 timeout,
             )
 

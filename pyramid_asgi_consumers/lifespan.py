@@ -10,6 +10,7 @@ from typing import Any
 from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.exceptions import LifespanError
 from pyramid_asgi_consumers.raised import StandIn, caught, contained, original
+from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ async def running(app: Callable[..., Awaitable[None]]) -> AsyncIterator[dict[str
         if answer is None:
             if isinstance(task.exception(), StandIn):
                 raise LifespanError(str(task.exception())) from original(task.exception())
-            log.debug("%r knows no lifespan: %r", app, task.exception())
+            log.debug("%s knows no lifespan: %s", Shown(app), Shown(task.exception()))
         yield state
         if answer is not None and await _answer(task, to_app, from_app, "shutdown") is None:
             # An event loop that ends has cancelled it, too.

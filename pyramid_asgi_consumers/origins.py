@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from pyramid_asgi_consumers.shown import Shown
+
 _FORM = re.compile(
     r"(?:([a-z][a-z0-9+.-]*)://)?"
     r"((?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])"
@@ -14,8 +16,6 @@ _FORM = re.compile(
 
 # By scheme; a Host header has none, and TLS may end at a proxy.
 _DEFAULT_PORTS = {None: (80, 443), "http": (80,), "https": (443,)}
-
-_LONGEST_SHOWN = 200
 
 
 class OriginRule:
@@ -130,5 +130,4 @@ def _covers(entry: _Address, address: _Address | None) -> bool:
 
 
 def _shown(values: list[str]) -> str:
-    shown = " and ".join(map(ascii, values)) or "(none)"
-    return shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "..."
+    return str(Shown(" and ".join(values))) if values else "(none)"

@@ -453,9 +453,11 @@ class Response:
         with self._lock:
             error, self._unheard = self._unheard, None
         if error is not None and not isinstance(error, ClientDisconnected):
-            message = "A request that nobody waits for any more failed"
+            report = partial(
+                log.error, "A request that nobody waits for any more failed", exc_info=error
+            )
             # A copy: the thread may be inside it.
-            self.context.copy().run(partial(log.error, message, exc_info=error))
+            self.context.copy().run(report)
 
     async def _send_file(self, send: Send) -> None:
         left = self._length

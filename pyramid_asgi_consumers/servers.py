@@ -25,6 +25,7 @@ from pyramid.settings import aslist, falsey, truthy
 
 from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.lifespan import running
+from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class _AccessLog:
     log = logging.getLogger("daphne.access")
 
     def write(self, line: str) -> None:
-        self.log.info("%s", line.rstrip("\n"))
+        self.log.info("%s", Shown(line.rstrip("\n"), most=2000, quoted=False))
 
 
 def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
@@ -214,7 +215,7 @@ async def _serve_hypercorn(app: Any, config: Any, serve: Any) -> None:
             watch.cancel()
             server.result()
         else:
-            log.warning("Connections are still open after %s s", bound)
+            log.warning("Connections are still open after %g s", bound)
             await _cancel_others(before)
     finally:
         await asyncio.wait_for(context.__aexit__(None, None, None), config.shutdown_timeout)

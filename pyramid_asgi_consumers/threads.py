@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid_asgi_consumers.raised import carried
+from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +220,9 @@ class Crew:
             if none:
                 self.jobs.remove(job)
                 raise
-            log.warning("There are only %d of %d threads: %s", self.threads, self.size, error)
+            log.warning(
+                "There are only %d of %d threads: %s", self.threads, self.size, Shown(error)
+            )
 
     def work(self) -> None:
         # Held by the idle thread; who wakes it releases it.

@@ -17,6 +17,7 @@ from pyramid_asgi_consumers.denial import deny, rendered
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
 from pyramid_asgi_consumers.handshake import run_in_request
 from pyramid_asgi_consumers.relay import Relay
+from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.watcher import (
     DEFAULT_LEAVE_TIMEOUT,
     LEAVE_TIMEOUT,
@@ -240,7 +241,7 @@ class WebSocket:
         try:
             return json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise InvalidJSON(f"The client sent what is not JSON: {error}") from error
+            raise InvalidJSON(f"The client sent what is not JSON: {Shown(error)}") from error
 
     async def send(self, message: str | bytes) -> None:
         """Send a text (str) or a binary (bytes) message; returns when the server has taken it.
@@ -338,7 +339,7 @@ class WebSocket:
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
             except GONE as error:
                 # The client was faster.
-                log.debug("The client had left: %r", error)
+                log.debug("The client had left: %s", Shown(error))
 
     async def wait_closed(self) -> None:
         """Wait until the client leaves; what it sends until then is discarded."""
