@@ -311,3 +311,74 @@ def test_a_bridge_has_a_thread_at_least():
 
 def test_a_bridge_is_one_of_asgirefs():
     assert isinstance(WSGIBridge(answers([])), WsgiToAsgi)
+
+
+# Where what a view raises is logged.
+
+noted = contextvars.ContextVar("noted", default=None)
+
+
+def failing(noting, *chunks):
+    def app(environ, start_response):
+        noted.set(noting)
+        start_response("200 OK", [])
+        yield from chunks
+        raise RuntimeError(noting)
+
+    return app
+
+
+@pytest.fixture
+def logged(caplog):
+    """What ``noted`` was for each line of the log."""
+    seen = []
+
+    def note(record):
+        seen.append(noted.get())
+        return True
+
+    caplog.handler.addFilter(note)
+    yield seen
+    caplog.handler.removeFilter(note)
+
+
+async def test_what_a_view_raises_is_logged_with_its_contextvars_and_sent_without(logged):
+    seen = []
+
+    async def send(message):
+        seen.append((message.get("status"), noted.get()))
+
+    await WSGIBridge(failing("the view's"))(http_scope(), None, send)
+    assert seen == [(500, None), (None, None)]
+    assert logged == ["the view's"]
+
+
+async def test_what_it_raises_late_is_raised_with_its_contextvars(logged):
+    seen = []
+
+    async def around(scope, receive, send):
+        try:
+            await WSGIBridge(failing("the view's", b"x" * 100_000))(scope, receive, send)
+        except RuntimeError as error:
+            seen.extend([str(error), noted.get()])
+
+    await run(around, http_scope())
+    assert seen == ["the view's", "the view's"]
+    assert logged == []
+
+
+async def test_what_nobody_waits_for_is_logged_with_its_contextvars(logged):
+    release = threading.Event()
+
+    def app(environ, start_response):
+        noted.set("the view's")
+        assert release.wait(20)
+        raise RuntimeError
+
+    bridge = WSGIBridge(app)
+    exchange = Exchange(bridge)
+    await wait_until(lambda: bridge.pool._crew)
+    await exchange.cancel()
+    release.set()
+    await wait_until(lambda: logged)
+    assert logged == ["the view's"]

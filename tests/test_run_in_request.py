@@ -1,6 +1,7 @@
 """Work for an open connection, each piece within a Pyramid request of its own."""
 
 import asyncio
+import contextvars
 import threading
 from contextlib import asynccontextmanager
 
@@ -614,3 +615,42 @@ def test_a_task_of_the_lifespan_runs_in_the_thread_of_its_test(config):
     config.add_asgi_lifespan(context)
     with TestApp(config.make_asgi_app()):
         assert threads == [threading.current_thread()]
+
+
+# Contextvars.
+
+noted = contextvars.ContextVar("noted", default=None)
+
+
+async def test_what_func_raises_comes_back_with_the_contextvars_that_it_left(config):
+    def fail(request):
+        noted.set("by func")
+        raise ValueError
+
+    async def block(call):
+        await call(lambda request: noted.set("by another"))
+        assert noted.get() is None
+        with pytest.raises(ValueError):
+            await call(fail)
+        return noted.get()
+
+    assert await during(config, block) == "by func"
+
+
+async def test_a_handshake_that_fails_is_logged_with_the_contextvars_that_it_left(config, caplog):
+    seen = []
+
+    def note(record):
+        seen.append((record.getMessage()[:23], noted.get()))
+        return True
+
+    def fail(request):
+        noted.set("by the factory")
+        raise ValueError
+
+    caplog.handler.addFilter(note)
+    config.add_asgi_consumer("/x", "websocket", print, factory=fail)
+    sent = await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
+    caplog.handler.removeFilter(note)
+    assert (sent[0]["status"], noted.get()) == (500, None)
+    assert seen == [("The handshake of websoc", "by the factory")]

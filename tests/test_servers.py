@@ -30,6 +30,7 @@ EARLY_UPLOADS = "An upload is read as it comes"
 ENDS = "Contexts are left although a function goes on"
 RESTART = "Websockets are closed with 1012 when it stops"
 STOPPED = "Contexts are left although a websocket is open"
+LATE_ERRORS = "A late error is logged with its exception"
 LEFT_EARLY = "A websocket's client may leave a queue"
 
 #: What servers cannot do. Each server is held to each line, so that one that learns it fails the
@@ -42,6 +43,7 @@ CANNOT = {
     "Empty websocket messages": {"daphne"},
     EARLY_UPLOADS: {"daphne"},
     LEFT_EARLY: {"granian"},
+    LATE_ERRORS: {"granian"},
     RESTART: {"hypercorn", "granian", "gunicorn"},
     STOPPED: {"gunicorn"},
     ENDS: {"granian", "gunicorn"},

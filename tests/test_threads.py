@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from pyramid_asgi_consumers.threads import Crew, Settler, ThreadPool, call_soon
+from pyramid_asgi_consumers.threads import Crew, Settler, ThreadPool, adopt, call_soon
 from tests.wsgi import wait_until
 
 
@@ -311,7 +311,7 @@ def test_threads_that_gevent_has_patched_are_an_error_at_start():
 import asyncio
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
-from pyramid_asgi_consumers.threads import ThreadPool
+from pyramid_asgi_consumers.threads import adopt, ThreadPool
 import gevent.monkey
 
 def make_app():
@@ -340,3 +340,14 @@ except RuntimeError as error:
         " patch_all(thread=False)"
     )
     assert done.stdout.splitlines()[1:] == [f"make_asgi_app: {error}", error], done.stderr
+
+
+def test_a_context_is_adopted_by_the_current_one():
+    first, second, third = (contextvars.ContextVar(name) for name in ("first", "second", "third"))
+    first.set("here")
+    second.set("same")
+    there = contextvars.copy_context()
+    there.run(first.set, "there")
+    there.run(third.set, "new")
+    adopt(there)
+    assert [first.get(), second.get(), third.get()] == ["there", "same", "new"]
