@@ -19,7 +19,7 @@ from pyramid_asgi_consumers.environ import build_environ, origin_form
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.response import Ahead, FileWrapper, Response, Send
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.threads import Settler, ThreadPool, adopt
+from pyramid_asgi_consumers.threads import Settler, ThreadPool, adopt, context_of
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ async def fail(
     connection off: ``error`` is raised for it, and logged by it, but on Daphne. ``context`` is that
     in which the application ran: who reports errors (Sentry) notes there that it has done so.
     """
-    context = contextvars.copy_context() if context is None else context.copy()
+    context = context_of(error) if context is None else context.copy()
     if started and not quirks.break_off(send):
         adopt(context)
         raise error

@@ -27,6 +27,7 @@ from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.raised import caught, separate
 from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.threads import context_of
 from pyramid_asgi_consumers.turns import TURN, Turns, give_way
 from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher
 
@@ -144,7 +145,8 @@ class Endpoint:
                 log.warning("%s closes with %d: %s", self.consumer, error.close_code, Shown(error))
                 denial, code = (error.status,), error.close_code
             else:
-                log.error("%s failed", self.consumer, exc_info=error)
+                report = partial(log.error, "%s failed", self.consumer, exc_info=error)
+                context_of(error).run(report)
                 denial, code = (500,), 1011
         finally:
             if watcher is not None:
@@ -212,7 +214,8 @@ class Endpoint:
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))
             elif ended:
-                log.error("%s failed after its response", self.consumer, exc_info=error)
+                message = "%s failed after its response"
+                context_of(error).run(partial(log.error, message, self.consumer, exc_info=error))
             else:
                 await fail(scope, send, started, error)
 

@@ -32,7 +32,7 @@ from pyramid_asgi_consumers.lanes import Lane
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.response import HOP_BY_HOP, checked_headers
-from pyramid_asgi_consumers.threads import ThreadPool, adopt
+from pyramid_asgi_consumers.threads import ThreadPool, adopt, mark
 
 log = logging.getLogger(__name__)
 
@@ -366,16 +366,18 @@ class Handshakes:
             response = await self.send(self.calls, exchange, environ, cookies)
         except Exception as raised:
             error = raised
-            adopt(exchange.context_vars)
         # What func raised comes first, whatever tweens and exception views have made of it.
         if exchange.error is not None:
-            adopt(exchange.context_vars)
             error = exchange.error
         if error is None:
             if exchange.succeeded(response):
                 return exchange.result
             error = exchange.refusal(response)
-        raise carried(error)
+        error = carried(error)
+        # For a consumer that logs it, and for who does where it does not.
+        adopt(exchange.context_vars)
+        mark(error, exchange.context_vars)
+        raise error
 
     async def drain(self, timeout: float) -> None:
         """Wait until no exchange is under way, at most ``timeout`` seconds."""

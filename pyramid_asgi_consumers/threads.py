@@ -284,6 +284,21 @@ def adopt(context: contextvars.Context) -> None:
             variable.set(value)
 
 
+def context_of(error: BaseException) -> contextvars.Context:
+    """A context to log ``error`` in: that of :func:`mark`, or else a copy of the current one."""
+    context = getattr(error, _CONTEXT, None)
+    # The thread may be inside of that still.
+    return contextvars.copy_context() if context is None else context.copy()
+
+
+def mark(error: BaseException, context: contextvars.Context) -> None:
+    """Have :func:`context_of` give ``context`` for ``error``, in whichever task it is logged."""
+    setattr(error, _CONTEXT, context)
+
+
+_CONTEXT = "_context_of_its_thread"
+
+
 class Settler:
     """Settles futures of ``loop`` from other threads; those that come together, at one go."""
 

@@ -67,6 +67,17 @@ async def fail_in_a_call(scope, receive, send):
     await run_in_request(scope, fail)
 
 
+async def fail_in_a_function(websocket):
+    await websocket.accept()
+    await websocket.run_in_request(fail)
+
+
+async def fail_late_in_a_consumer(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+    await run_in_request(scope, fail)
+
+
 async def fail_caught(scope, receive, send):
     await receive()
     await send({"type": "websocket.accept"})
@@ -98,6 +109,15 @@ def main():
         config.add_asgi_consumer(
             f"/{consumer.__name__}", "websocket", consumer, permission=NO_PERMISSION_REQUIRED
         )
+    config.add_websocket(
+        "/fail_in_a_function", fail_in_a_function, permission=NO_PERMISSION_REQUIRED
+    )
+    config.add_asgi_consumer(
+        "/fail_late_in_a_consumer",
+        "http",
+        fail_late_in_a_consumer,
+        permission=NO_PERMISSION_REQUIRED,
+    )
     for protocol in ("websocket", "http"):
         config.add_asgi_consumer(f"/{protocol}", protocol, fail_in_a_call, factory=fail)
     return config.make_asgi_app()

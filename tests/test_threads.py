@@ -8,7 +8,15 @@ from functools import partial
 
 import pytest
 
-from pyramid_asgi_consumers.threads import Crew, Settler, ThreadPool, adopt, call_soon
+from pyramid_asgi_consumers.threads import (
+    Crew,
+    Settler,
+    ThreadPool,
+    adopt,
+    call_soon,
+    context_of,
+    mark,
+)
 from tests.wsgi import wait_until
 
 
@@ -351,3 +359,15 @@ def test_a_context_is_adopted_by_the_current_one():
     there.run(third.set, "new")
     adopt(there)
     assert [first.get(), second.get(), third.get()] == ["there", "same", "new"]
+
+
+def test_an_error_is_logged_in_the_context_that_it_is_marked_with():
+    variable, error = contextvars.ContextVar("variable"), ValueError()
+    variable.set("here")
+    there = contextvars.copy_context()
+    there.run(variable.set, "there")
+    assert context_of(error).run(variable.get) == "here"
+    mark(error, there)
+    assert context_of(error).run(variable.get) == "there"
+    # Also while its thread is inside.
+    assert there.run(lambda: context_of(error).run(variable.get)) == "there"
