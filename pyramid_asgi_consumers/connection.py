@@ -214,8 +214,10 @@ class Endpoint:
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))
             elif ended:
-                message = "%s failed after its response"
-                context_of(error).run(partial(log.error, message, self.consumer, exc_info=error))
+                report = partial(
+                    log.error, "%s failed after its response", self.consumer, exc_info=error
+                )
+                context_of(error).run(report)
             else:
                 await fail(scope, send, started, error)
 
