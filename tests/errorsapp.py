@@ -1,4 +1,7 @@
-"""The application of ``test_errors_servers.py``: what raises what it should not, and what hangs."""
+"""What raises what it should not, and what goes on when it is cancelled.
+
+The application of ``test_errors_servers.py`` and ``test_stopping_servers.py``.
+"""
 
 import asyncio
 import logging

@@ -1,13 +1,12 @@
-"""What raises what it should not, or does not end, on every ASGI server: see ``errorsapp.py``."""
+"""What raises what it should not, on every ASGI server: see ``errorsapp.py``."""
 
 import contextlib
-import signal
 
 import pytest
 
 from tests import clients
 from tests.servers import COMMANDS, TRACEBACK, running, wait_until
-from tests.test_servers import CANNOT, DENIAL, ENDS, check
+from tests.test_servers import CANNOT, DENIAL
 
 APP = "tests.errorsapp:app"
 
@@ -127,48 +126,3 @@ def test_a_response_that_has_ended_is_left_alone(server, path, method):
     assert (answer.status, answer.whole) == (200, True)
     assert clients.get(server, "/").status == 200
     assert TRACEBACK not in server.logged(since)
-
-
-# The end.
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_ctrl_c_stops_it_with_open_connections(name, tmp_path):
-    with running(name, tmp_path, APP) as server, clients.websocket(server, "/echo") as websocket:
-        websocket.send("hello")
-        assert websocket.recv(clients.DEADLINE) == "hello"
-        server.interrupt()
-        clients.closed(websocket)
-        server.ended()
-
-
-@contextlib.contextmanager
-def stubborn(server):
-    """Keep connections open that do not end when they are cancelled, and one that does."""
-    with contextlib.ExitStack() as stack:
-        for path in ("/stubborn/function", "/stubborn/consumer", "/echo"):
-            stack.enter_context(clients.websocket(server, path))
-        for path, mark in (("/stubborn/stream", b"some"), ("/stubborn/view", b"")):
-            connection = stack.enter_context(clients.raw(server))
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            clients.read_until(connection, mark)
-        wait_until(lambda: "The view began" in server.logged(), "the view", server)
-        yield
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_it_stops_though_cancellations_are_swallowed(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(COMMANDS, name, COMMANDS[name].replace("timeout 5", "timeout 1"))
-    with running(name, tmp_path, APP) as server, stubborn(server):
-        status = server.stop()
-        log = server.logged()
-    check(server, ENDS, "The context is left" in log)
-    assert status in (0, -signal.SIGTERM)
-    assert "destroyed" not in log
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_ctrl_c_stops_it_though_cancellations_are_swallowed(name, tmp_path):
-    with running(name, tmp_path, APP) as server, stubborn(server):
-        server.interrupt()
-        server.ended()

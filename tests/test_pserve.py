@@ -19,7 +19,7 @@ from pyramid_asgi_consumers import ASGIApplication, servers
 from tests import clients
 from tests.pserveapp import Root, write_ini
 from tests.servers import DEADLINE, HOST, PROJECT, TRACEBACK, free_port, started, wait_until
-from tests.test_errors_servers import stubborn
+from tests.test_stopping_servers import stubborn
 
 SERVERS = ["daphne", "uvicorn", "hypercorn"]
 
