@@ -202,7 +202,7 @@ class Endpoint:
         task = asyncio.current_task()
         try:
             await separate(watcher.run(self.consumer.app(scope, watcher.receive, tracked)))
-            if not ended and not watcher.left:
+            if not ended and not await watcher.has_left():
                 raise RuntimeError(
                     f"{self.consumer} returned {'before the end of' if started else 'without'} its"
                     " response"

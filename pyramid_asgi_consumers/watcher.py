@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 # For so many seconds a consumer may be busy before its client is looked after.
 INTERVAL = 0.5
 
+# For so many seconds a server may keep it to itself that a client has left.
+SOON = 0.1
+
 # So many messages, and about so many bytes, are taken from the server in advance.
 MESSAGES = 16
 BYTES = 64 * 1024
@@ -278,6 +281,20 @@ class RequestWatcher:
     def left(self) -> bool:
         """Whether the client is known to have left."""
         return self._disconnect is not None
+
+    async def has_left(self) -> bool:
+        """Whether the client has left, once nobody receives any more: the server is asked again."""
+        try:
+            await asyncio.wait_for(self._until_left(), SOON)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _until_left(self) -> None:
+        while not self.left:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                self._disconnect = event
 
     async def receive(self) -> Event:
         """The consumer's ``receive``; no event is lost or comes twice."""

@@ -1,6 +1,7 @@
 """What consumers raise that an event loop would obey, or take for a cancellation."""
 
 import asyncio
+import contextlib
 import gc
 import signal
 import threading
@@ -321,6 +322,23 @@ async def test_a_client_that_has_left_is_owed_no_response(caplog):
     left = asyncio.Event()
     left.set()
     assert await run(endpoint(app, "http").http, http_scope(), disconnected=left) == []
+    assert caplog.messages == []
+
+
+async def test_a_client_that_has_left_is_owed_no_more_though_only_send_has_said_so(caplog):
+    async def app(scope, receive, send):
+        with contextlib.suppress(OSError):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    events = [{"type": "http.request", "body": b"unread"}, {"type": "http.disconnect"}]
+
+    async def receive():
+        return events.pop(0)
+
+    async def send(message):
+        raise ConnectionResetError
+
+    await endpoint(app, "http").http(http_scope(), receive, send)
     assert caplog.messages == []
 
 
