@@ -19,6 +19,7 @@ from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.coroutines import Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.raised import carried
+from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.threads import Settler, ThreadPool, settle
 
 log = logging.getLogger(__name__)
@@ -523,13 +524,13 @@ def _close(result: Any) -> None:
 @lru_cache(maxsize=128)
 def _status_code(status: str) -> int:
     if not re.fullmatch(r"[2-9][0-9][0-9]( [^\x00-\x1f\x7f]*)?", status):
-        raise WSGIError(f"The status must be like '200 OK', not {status!r}")
+        raise WSGIError(f"The status must be like '200 OK', not {Shown(status)}")
     return int(status[:3])
 
 
 def _checked_status(status: object) -> int:
     if not isinstance(status, str):
-        raise WSGIError(f"The status must be a str like '200 OK', not {status!r}")
+        raise WSGIError(f"The status must be a str like '200 OK', not {Shown(status)}")
     return _status_code(status)
 
 
@@ -540,10 +541,10 @@ def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
     checked = []
     for header in headers:
         if not isinstance(header, list | tuple) or len(header) != 2:
-            raise WSGIError(f"A header must be a tuple (name, value), not {header!r}")
+            raise WSGIError(f"A header must be a tuple (name, value), not {Shown(header)}")
         name, value = header
         if not isinstance(name, str) or not isinstance(value, str):
-            raise WSGIError(f"A header's name and value must be str, not {header!r}")
+            raise WSGIError(f"A header's name and value must be str, not {Shown(header)}")
         known = len(value) <= CACHED and name != "Set-Cookie"
         checked.append(_cached_header(name, value) if known else _header(name, value))
     return checked
@@ -551,11 +552,15 @@ def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
 
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
     if _forbidden(value):
-        raise WSGIError(f"The value of the header {name!r} has a control character: {value!r}")
+        raise WSGIError(
+            f"The value of the header {Shown(name)} has a control character: {Shown(value)}"
+        )
     try:
         return _header_name(name), value.encode("latin-1").strip(b" \t")
     except UnicodeEncodeError:
-        raise WSGIError(f"The value of the header {name!r} is not latin-1: {value!r}") from None
+        raise WSGIError(
+            f"The value of the header {Shown(name)} is not latin-1: {Shown(value)}"
+        ) from None
 
 
 _cached_header = lru_cache(maxsize=512)(_header)
@@ -567,7 +572,7 @@ _forbidden = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 def _header_name(name: str) -> bytes:
     # RFC 9110 section 5.1: a token. ASGI wants it in lower case.
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-        raise WSGIError(f"{name!r} is no name of a header")
+        raise WSGIError(f"{Shown(name)} is no name of a header")
     if name.lower() in HOP_BY_HOP:
-        raise WSGIError(f"The header {name!r} is hop-by-hop: it is the server's to send")
+        raise WSGIError(f"The header {Shown(name)} is hop-by-hop: it is the server's to send")
     return name.lower().encode("ascii")

@@ -53,6 +53,7 @@ from pyramid_asgi_consumers.channels.base import (
 )
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
+from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -383,7 +384,9 @@ class RedisBackend:
             try:
                 members.append(decode(payload))
             except ValueError as error:
-                log.warning("Skipped foreign bytes in %r: %s", self.members(channel), error)
+                log.warning(
+                    "Skipped foreign bytes in %s: %s", Shown(self.members(channel)), Shown(error)
+                )
         return members
 
     def _loop(self) -> "_Loop":
@@ -906,7 +909,7 @@ class _Hub:
             for command in entered:
                 await self.answer(command)
         except ChannelsError as error:
-            log.debug("Members will be entered again: %s", error)
+            log.debug("Members will be entered again: %s", Shown(error))
 
     def _attach(self, name: str, subscription: Subscription) -> _Feed:
         redis_channel = self._backend.redis_channel(name)
@@ -956,7 +959,11 @@ class _Hub:
         except PublishRefused as error:
             if not isinstance(error.__cause__, ResponseError) or _is_elsewhere(error.__cause__):
                 raise
-            log.warning("Skipped what is under %r: %s", command.arguments[0], error.__cause__)
+            log.warning(
+                "Skipped what is under %s: %s",
+                Shown(command.arguments[0]),
+                Shown(error.__cause__),
+            )
             return None
 
     def _enter(self, name: str, members: Iterable[bytes]) -> _Command:
@@ -997,8 +1004,8 @@ class _Hub:
         if self._outage is None:
             self._outage = time.monotonic()
             log.warning(
-                "Subscriptions are out of touch with Redis, and try again: %r",
-                error,
+                "Subscriptions are out of touch with Redis, and try again: %s",
+                Shown(error),
                 exc_info=not isinstance(error, EXPECTED),
             )
         for feed in self.feeds.values():
@@ -1064,7 +1071,7 @@ class _Hub:
             position = _position(event_id)
             event = _event(feed, position, payload)
         except ValueError as error:
-            log.warning("Skipped foreign bytes on %r: %s", redis_channel, error)
+            log.warning("Skipped foreign bytes on %s: %s", Shown(redis_channel), Shown(error))
         else:
             feed.receive(position, event)
 
@@ -1105,7 +1112,7 @@ class _Hub:
         except EXPECTED as error:
             if not progress:
                 raise
-            log.debug("What is stored is read on, after %r", error)
+            log.debug("What is stored is read on, after: %s", Shown(error))
             for feed in asked:
                 feed.asked = False
                 self._want(feed)
@@ -1141,7 +1148,7 @@ class _Hub:
             return
         stream = self._backend.stream(feed.channel)
         if isinstance(page, ResponseError):
-            log.warning("Skipped what is under %r: %s", stream, page)
+            log.warning("Skipped what is under %s: %s", Shown(stream), Shown(page))
             page = [self._life, b"", b"", b""]
         life, head, index, payloads = page
         if life != self._life:
@@ -1207,7 +1214,7 @@ class _Hub:
 def _note(future: asyncio.Future[Any]) -> None:
     # Who asked may have been cancelled meanwhile, and never hear of the failure.
     if not future.cancelled() and future.exception() is not None:
-        log.debug("A command failed: %s", future.exception())
+        log.debug("A command failed: %s", Shown(future.exception()))
 
 
 class _Reader(asyncio.StreamReader):
@@ -1281,7 +1288,9 @@ def _rows(
             event = _event(feed, end, payload) if payload else None
             rows.append((end, _position(before), event))
         except ValueError as error:
-            log.warning("Skipped a foreign entry in %r: %r", stream, error)
+            log.warning(
+                "Skipped a foreign entry in %s: %s", Shown(stream), Shown(repr(error), quoted=False)
+            )
     return rows, end
 
 
