@@ -36,6 +36,41 @@ async def echo(scope, receive, send):
         await send({"type": "websocket.send", "text": message["text"]})
 
 
+# What sends and does not receive.
+
+PAUSE = 0.01
+
+
+async def sender(websocket):
+    await websocket.accept()
+    while True:
+        await websocket.send("tick")
+        await asyncio.sleep(PAUSE)
+
+
+async def waits(websocket):
+    await websocket.accept()
+    await websocket.send("tick")
+    await asyncio.Event().wait()
+
+
+async def plain_sender(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        await send({"type": "websocket.send", "text": "tick"})
+        await asyncio.sleep(PAUSE)
+
+
+async def stream(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    pause = PAUSE if scope["path_params"]["pace"] == "paced" else 0
+    while True:
+        await send({"type": "http.response.body", "body": b"tick", "more_body": True})
+        if pause:
+            await asyncio.sleep(pause)
+
+
 async def held(scope, receive, send):
     """How many tasks, threads, open files and resident bytes this process has."""
     gc.collect()
@@ -62,6 +97,10 @@ def main():
         config.add_asgi_consumer(
             "/ws/guarded", "websocket", echo, permission=NO_PERMISSION_REQUIRED
         )
+        config.add_websocket("/sender", sender)
+        config.add_websocket("/waits", waits)
+        config.add_asgi_consumer("/sender/plain", "websocket", plain_sender)
+        config.add_asgi_consumer("/stream/{pace}", "http", stream)
         config.add_asgi_consumer("/held", "http", held)
         return config.make_asgi_app()
 

@@ -14,12 +14,14 @@ from tests.soakapp import HANDSHAKE_THREADS, THREADS
 
 WEBSOCKETS = 5000
 REQUESTS = 20000
+SENT = 5000
 #: Seconds that all of them may take.
 LIMIT = 180
 CLIENTS = 48
 
-#: The tasks of Uvicorn that serves one request: its own, lifespan's, and the request's.
-IDLE_TASKS = 3
+#: The tasks of Uvicorn that serves one request: its own, two of lifespan's, and the
+#: request's.
+IDLE_TASKS = 4
 
 #: Bytes by which resident memory may differ. It goes up and down by 1 MiB from one measurement to
 #: the next; one object of 200 bytes left by each connection and request would add 5 MB.
@@ -72,10 +74,7 @@ WEBSOCKETS_SENT = [
         Step(
             head(
                 f"GET /ws/{kind}",
-                "Connection: Upgrade",
-                "Upgrade: websocket",
-                "Sec-WebSocket-Version: 13",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                *clients.UPGRADE,
             ),
             b"\r\n\r\n",
             100,
@@ -85,6 +84,17 @@ WEBSOCKETS_SENT = [
     ]
     for kind in ("plain", "guarded")
 ]
+
+
+#: What sends and does not receive, and what its clients send before they leave.
+SENDERS = [
+    *(
+        (head(f"GET {path}", *clients.UPGRADE), frame(1, b"unread"))
+        for path in ("/sender", "/waits", "/sender/plain")
+    ),
+    (head("GET /stream/paced"), b""),
+]
+FLOOD = (head("GET /stream/flood"), b"")
 
 
 class Load:
@@ -164,6 +174,25 @@ async def _close(writer):
     await writer.wait_closed()
 
 
+async def leave_senders(server, chance, count):
+    """Open ``count`` connections to what only sends, and leave each of them."""
+    work = iter([FLOOD if not number % 50 else chance.choice(SENDERS) for number in range(count)])
+
+    async def client():
+        for request, unread in work:
+            reader, writer = await asyncio.open_connection(HOST, server.port)
+            writer.write(request)
+            await reader.readuntil(b"tick")
+            writer.write(unread * chance.randrange(5))
+            if chance.randrange(2):
+                writer.transport.abort()
+            elif unread:
+                writer.write(frame(8, b"\x03\xe8"))
+            await _close(writer)
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+
+
 def held(server):
     """What the server's process holds while it serves nobody else."""
     answer = {}
@@ -201,5 +230,22 @@ def test_nothing_is_left_of_thousands_of_connections(tmp_path):
     # Those of the pools, and the event loop's own.
     assert before["threads"] <= after["threads"] <= THREADS + HANDSHAKE_THREADS + 1
     assert after["files"] == before["files"] == idle["files"]
+    assert after["memory"] <= before["memory"] + MARGIN
+    assert TRACEBACK not in log
+
+
+def test_nothing_is_left_of_senders_whose_clients_have_left(tmp_path):
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    options = ["--no-access-log", "--log-level", "warning"]
+    with running("uvicorn-sansio", tmp_path, "tests.soakapp:app", options) as server:
+        asyncio.run(asyncio.wait_for(leave_senders(server, chance, SENT // 10), LIMIT))
+        before = held(server)
+        asyncio.run(asyncio.wait_for(leave_senders(server, chance, SENT), LIMIT))
+        after = held(server)
+        print(f"before {before}, after {after}")
+        log = server.logged()
+    assert after["files"] == before["files"]
     assert after["memory"] <= before["memory"] + MARGIN
     assert TRACEBACK not in log
