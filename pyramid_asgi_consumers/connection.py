@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
@@ -88,7 +87,8 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         state = "connecting"
-        receive, send = quirks.websocket(scope, receive, send)
+        receive, send = quirks.served_by(scope, send).websocket(receive, send)
+        sending: Any = None
         turns = self._turns()
         due = 0.0
         watcher = None if self._watches else SenderWatcher(receive)
@@ -100,7 +100,7 @@ class Endpoint:
             return asked
 
         def tracked(message: dict[str, Any]) -> Any:
-            nonlocal state
+            nonlocal state, sending
             kind = message["type"]
             if kind == "websocket.send":
                 if monotonic() >= due:
@@ -111,10 +111,11 @@ class Endpoint:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
             else:
                 state = "closed"
-            return send(message)
+            sending = send(message)
+            return sending
 
         def looking(message: dict[str, Any]) -> Any:
-            nonlocal due, receive
+            nonlocal due, receive, sending
             now = monotonic()
             due = now + TURN
             if watcher is not None:
@@ -122,7 +123,8 @@ class Endpoint:
                     # As the specification asks of servers, some of which never say so.
                     return _gone(message)
                 receive = watcher.look(asked, now)
-            return give_way(send, message) if turns.missed(now) else send(message)
+            sending = give_way(send, message) if turns.missed(now) else send(message)
+            return sending
 
         denial: tuple[Any, ...] = (403,)
         code = 1000
@@ -133,7 +135,7 @@ class Endpoint:
         except BaseException as raised:
             error = _alone(caught(raised, task))
             if isinstance(error, WebSocketDisconnect | _ClientGone) or (
-                isinstance(error, OSError) and _was_raised_by(send, error.__traceback__)
+                isinstance(error, OSError) and _was_raised_by(send, sending, error)
             ):
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
                 return
@@ -174,7 +176,8 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         started = ended = False
-        paced = quirks.paced(send)
+        sending: Any = None
+        paced = quirks.served_by(scope, send).paced(send)
         turns = self._turns()
         due = 0.0
         watcher = RequestWatcher(scope, receive)
@@ -183,7 +186,7 @@ class Endpoint:
             watcher.stop()
 
         def tracked(message: dict[str, Any]) -> Any:
-            nonlocal started, ended, due
+            nonlocal started, ended, due, sending
             kind = message["type"]
             if kind == "http.response.start":
                 started = True
@@ -196,8 +199,10 @@ class Endpoint:
                 elif (now := monotonic()) >= due:
                     due = now + TURN
                     if turns.missed(now):
-                        return give_way(paced, message)
-            return paced(message)
+                        sending = give_way(paced, message)
+                        return sending
+            sending = paced(message)
+            return sending
 
         task = asyncio.current_task()
         try:
@@ -209,7 +214,7 @@ class Endpoint:
                 )
         except BaseException as raised:
             error = caught(raised, task)
-            if isinstance(error, OSError) and _was_raised_by(send, error.__traceback__):
+            if isinstance(error, OSError) and _was_raised_by(send, sending, error):
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))
@@ -298,15 +303,15 @@ def _alone(error: Exception) -> Exception:
     return error
 
 
-def _was_raised_by(send: Any, traceback: TracebackType | None) -> bool:
+def _was_raised_by(send: Any, sending: Any, error: OSError) -> bool:
     # An OSError of the consumer's own (a database that is down) must not pass for a client that
     # left. Wrapping send in a coroutine would tell them apart at a price for every message; the
-    # traceback tells it for nothing.
-    while isinstance(send, partial):
-        send = send.func
-    code = getattr(send, "__code__", None)
+    # traceback tells it for nothing. What middleware has made of send may be any callable: there
+    # it is the coroutine that it returned last, ``sending``.
+    codes = [getattr(send, "__code__", None), getattr(sending, "cr_code", None)]
+    traceback = error.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_code is code:
+        if traceback.tb_frame.f_code in codes:
             return True
         traceback = traceback.tb_next
     return False

@@ -64,11 +64,55 @@ async def test_a_client_that_is_gone_ends_a_websocket_quietly(stays, caplog):
     assert (len(server.sent), caplog.messages) == (stays, [])
 
 
-async def test_a_send_that_is_a_partial_is_known_too(caplog):
+class Wrapper:
+    """Middleware whose ``send`` is an object, a method or a function that returns a coroutine."""
+
+    def __init__(self, send):
+        self.send = send
+
+    async def __call__(self, message):
+        await self.send(message)
+
+    async def method(self, message):
+        await self.send(message)
+
+    def function(self, message):
+        return self.send(message)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda send: partial(Wrapper.method, Wrapper(send)),
+        lambda send: Wrapper(send),
+        lambda send: Wrapper(send).method,
+        lambda send: Wrapper(send).function,
+        lambda send: Wrapper(Wrapper(Wrapper(send).function)).method,
+    ],
+    ids=["partial", "object", "method", "function", "several"],
+)
+@pytest.mark.parametrize("protocol", ["websocket", "http"])
+async def test_a_client_that_is_gone_is_known_whatever_wraps_send(wrapped, protocol, caplog):
+    async def streaming(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
     server = Server(3)
-    send = partial(server.partial_send, None)
-    await endpoint(accept_and_send).websocket(websocket_scope(), server.receive, send)
+    if protocol == "websocket":
+        serve, scope = endpoint(accept_and_send).websocket, websocket_scope()
+    else:
+        serve, scope = endpoint(streaming, "http").http, http_scope()
+    await serve(scope, server.receive, wrapped(server.send))
     assert (len(server.sent), caplog.messages) == (3, [])
+
+
+async def test_what_send_raises_before_it_waits_counts_as_well(caplog):
+    def send(message):
+        raise Gone
+
+    await endpoint(accept_and_send).websocket(websocket_scope(), Server(0).receive, send)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("accepts", "last"), [(False, None), (True, 1011)])
