@@ -138,8 +138,9 @@ class ASGIApplication:
             scope = {**scope, "state": {**scope.get("state", {}), **run.state}}
         if "://" in scope["path"]:
             scope = origin_form(scope)
+        server = quirks.served_by(scope, send)
         try:
-            found = self._find(scope)
+            found = self._find(scope, server)
         except BadRequest as error:
             log.info("400 for a %s request to %s: %s", kind, Shown(scope["path"]), Shown(error))
             return await self._refuse(scope, send, 400)
@@ -147,7 +148,7 @@ class ASGIApplication:
             endpoint, own = found
             await getattr(endpoint, kind)(own, receive, send)
         elif kind == "http":
-            await self.bridge(scope, receive, send)
+            await self.bridge(scope, receive, send, server)
         else:
             log.info("404 for a handshake to %s: no consumer", Shown(scope["path"]))
             await deny(scope, send, 404)
@@ -158,12 +159,14 @@ class ASGIApplication:
         else:
             await deny(scope, send, status)
 
-    def _find(self, scope: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]] | None:
+    def _find(
+        self, scope: dict[str, Any], server: quirks.Server
+    ) -> tuple[Endpoint, dict[str, Any]] | None:
         if not self.mapper.has_consumers(scope["type"]):
             return None
         root_path = self.bridge.root_path
         if root_path is None:
-            root_path = quirks.root_path(scope)
+            root_path = server.root_path(scope)
         root_path, path = split_root_path(scope, root_path)
         if not is_text(path):
             return None
@@ -177,6 +180,7 @@ class ASGIApplication:
         own["url_route"] = {"args": (), "kwargs": path_params}
         own["pyramid.registry"] = self.registry
         own[LEAVE_TIMEOUT] = self.leave_timeout
+        own[quirks.SERVED_BY] = server
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
             endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)

@@ -54,8 +54,16 @@ class WSGIBridge(WsgiToAsgi):
         self._ahead = Ahead()
         self._settler: Settler | None = None
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        server: quirks.Server | None = None,
+    ) -> None:
         """Answer one request, whose ``scope`` has the type ``http`` (ValueError otherwise).
+
+        ``server`` is what serves it, where that is known; None looks for it.
 
         An exception of the application is logged and answered with 500. One that comes after the
         response has started is raised, so that the server breaks the connection off.
@@ -64,7 +72,9 @@ class WSGIBridge(WsgiToAsgi):
             raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
         if "://" in scope["path"]:
             scope = origin_form(scope)
-        root_path = quirks.root_path(scope) if self.root_path is None else self.root_path
+        if server is None:
+            server = quirks.served_by(scope, send)
+        root_path = server.root_path(scope) if self.root_path is None else self.root_path
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
             if has_no_body(scope):
@@ -91,7 +101,7 @@ class WSGIBridge(WsgiToAsgi):
             )
             return await refuse(scope, send, 413)
         except ClientDisconnected:
-            return
+            return await _answer_nobody(scope, send)
         except OSError as error:
             # The temporary file: a full disk, say.
             return await fail(scope, send, False, error)
@@ -113,7 +123,7 @@ class WSGIBridge(WsgiToAsgi):
             body.close()
             return await fail(scope, send, False, error)
         try:
-            await response.send_to(receive, send)
+            await response.send_to(receive, send, server.paced)
         except OSError as error:
             if error is response.error and not isinstance(error, ClientDisconnected):
                 await fail(scope, send, response.sent, error, response.context)
@@ -123,6 +133,8 @@ class WSGIBridge(WsgiToAsgi):
                     Shown(scope["method"], quoted=False),
                     Shown(scope["path"]),
                 )
+                if not response.sent:
+                    await _answer_nobody(scope, send)
         except Exception as error:
             await fail(scope, send, response.sent, error, response.context)
 
@@ -153,6 +165,12 @@ async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def _answer_nobody(scope: dict[str, Any], send: Send) -> None:
+    # The client has left, but middleware may wait for a response: Starlette's BaseHTTPMiddleware
+    # takes a request that ends without one for an error.
+    await refuse(scope, send, 400)
+
+
 async def fail(
     scope: dict[str, Any],
     send: Send,
@@ -167,7 +185,7 @@ async def fail(
     in which the application ran: who reports errors (Sentry) notes there that it has done so.
     """
     context = context_of(error) if context is None else context.copy()
-    if started and not quirks.break_off(send):
+    if started and not quirks.served_by(scope, send).break_off():
         adopt(context)
         raise error
     report = partial(

@@ -245,7 +245,7 @@ class Endpoint:
         if self.consumer.route_name is None:
             return []
         try:
-            left = early.left if quirks.tells_who_left_early(scope) else None
+            left = early.left if quirks.served_by(scope, None).tells_who_left_early else None
             outcome = await self.handshakes.admit(self.consumer, scope, left)
         except ClientDisconnected as error:
             log.debug("No handshake to %s: %s", self.consumer, Shown(error))

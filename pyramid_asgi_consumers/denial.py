@@ -32,14 +32,15 @@ async def _deny(scope, send, status, headers, body):
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return
-    status = quirks.denial_status(send, status)
+    server = quirks.served_by(scope, send)
+    status = server.denial_status(status)
     if headers is None:
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
     if body is None:
         body = f"{status}\n".encode()
     headers = [(name, value) for name, value in headers if name.lower() != b"content-length"]
     headers.append((b"content-length", str(len(body)).encode()))
-    headers = quirks.denial_headers(scope, headers)
+    headers = server.denial_headers(headers)
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 

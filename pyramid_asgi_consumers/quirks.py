@@ -23,20 +23,335 @@ Headers = list[tuple[bytes, bytes]]
 #: is that of Uvicorn 0.54's ``websockets`` implementation, for a client that resets at once.
 CLIENT_WAS_FASTER = (OSError, RuntimeError, AttributeError)
 
+#: Where the scope of a consumer's connection has its :class:`Server`.
+SERVED_BY = "pyramid_asgi_consumers.served_by"
 
-def root_path(scope: Mapping[str, Any]) -> str:
-    """The root path that the scope states, as far as it can be trusted.
 
-    Daphne 4.2.3 takes it from a header, ``Daphne-Root-Path``, which any client can send: there it
-    is empty.
+class Server:
+    """What serves one connection, and what is done differently for it: here nothing is."""
+
+    def root_path(self, scope: Mapping[str, Any]) -> str:
+        """The root path that ``scope`` states, as far as it can be trusted."""
+        return scope.get("root_path") or ""
+
+    def break_off(self) -> bool:
+        """Break off a response that has started; return whether raising is no way to do so."""
+        return False
+
+    def paced(self, send: Any) -> Any:
+        """A ``send`` for http that waits while the client is slow."""
+        return send
+
+    def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
+        """The ``receive`` and ``send`` of a websocket that do what the specification says."""
+        return receive, send
+
+    def denial_status(self, status: int) -> int:
+        """The status of a denial that can be sent.
+
+        Uvicorn 0.54 and Hypercorn 0.18 forward a 1xx as it is, and Granian 2.8.7 opens the
+        websocket for a 101; what is above 599 none of the three can send.
+        """
+        return status if 200 <= status <= 599 else 500
+
+    def denial_headers(self, headers: Headers) -> Headers:
+        """The headers of a denial that can be sent."""
+        return headers
+
+    #: Whether ``receive`` tells of a client that leaves before its request was answered.
+    tells_who_left_early = True
+
+
+def served_by(scope: Mapping[str, Any], send: Any) -> Server:
+    """What serves the connection of ``scope``.
+
+    Middleware may have copied the scope and wrapped ``send``, and may run the application in a
+    task of its own. An application that this one is mounted in may have found it already.
     """
-    return "" if _is_daphne(scope) else scope.get("root_path") or ""
+    server = scope.get(SERVED_BY)
+    if server is not None:
+        return server
+    if _is_daphne(scope):
+        protocol = _daphne_protocol(scope, send)
+        return _UNKNOWN_DAPHNE if protocol is None else Daphne(protocol)
+    if scope["type"] == "websocket":
+        # It alone offers this to a websocket.
+        if "http.response.pathsend" in (scope.get("extensions") or ()):
+            return _GRANIAN
+        # It is imported where it is chosen.
+        if "uvicorn.protocols.websockets.websockets_impl" in sys.modules:
+            return _UVICORN_WEBSOCKETS
+    return PLAIN
+
+
+class UvicornWebsockets(Server):
+    """Uvicorn 0.54's ``websockets`` implementation.
+
+    It fails on a denial whose status Python's ``http.HTTPStatus`` does not know.
+    """
+
+    def denial_status(self, status: int) -> int:
+        status = super().denial_status(status)
+        return status if status in set(HTTPStatus) else status // 100 * 100
+
+
+class Granian(Server):
+    """Granian, on a websocket."""
+
+    # 2.8.9 does not, and what waits there then never ends.
+    tells_who_left_early = False
+
+    def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
+        """No close after a disconnect.
+
+        Granian 2.8.7's worker may die of one while it stops, and then leaves no lifespan context.
+        """
+        left = False
+
+        async def noting_receive() -> dict[str, Any]:
+            nonlocal left
+            message = await receive()
+            left = message["type"] == "websocket.disconnect"
+            return message
+
+        async def unless_left_send(message: dict[str, Any]) -> None:
+            if not (left and message["type"] == "websocket.close"):
+                await send(message)
+
+        return noting_receive, unless_left_send
+
+    def denial_headers(self, headers: Headers) -> Headers:
+        """Headers of which no name comes twice.
+
+        Up to 2.8.7 Granian's worker dies on one that does: repeats are merged with a comma, and of
+        cookies, which cannot be merged, the first is kept. 2.8.9 sends them all.
+        """
+        version = getattr(sys.modules.get("granian"), "__version__", "0")
+        if tuple(int(number) for number in re.findall("[0-9]+", version)[:3]) >= (2, 8, 9):
+            return headers
+        merged: dict[bytes, bytes] = {}
+        for name, value in headers:
+            name = name.lower()
+            if name not in merged:
+                merged[name] = value
+            elif name != b"set-cookie":
+                merged[name] += b", " + value
+        return list(merged.items())
+
+
+class Daphne(Server):
+    """Daphne 4.2.3, which serves the connection with ``protocol``."""
+
+    def __init__(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self._is_paced = False
+        self._websocket_pace: _WebSocketPace | None = None
+
+    def root_path(self, scope: Mapping[str, Any]) -> str:
+        """The root path without what the client stated.
+
+        Daphne takes it from a header, ``Daphne-Root-Path``, which any client can send. What its
+        option says is kept, and so is what applications around this one have added.
+        """
+        stated = self.protocol.root_path
+        configured = self.protocol.server.root_path
+        given = scope.get("root_path") or ""
+        if stated == configured or SERVED_BY in scope:
+            return given
+        added = given[len(stated) :] if given.startswith(stated) else ""
+        # An application that states its own root path has added nothing to the client's.
+        return configured.rstrip("/") + (
+            added if f"{scope['path']}/".startswith(f"{added}/") else ""
+        )
+
+    def break_off(self) -> bool:
+        """Abort the connection.
+
+        Daphne leaves it open when an application raises after its response has started, and stops
+        looking after all other applications. Other servers do break it off.
+        """
+        # Daphne logs what is raised after the end of a response, and nothing else happens.
+        if self.protocol.finished:
+            return False
+        self.protocol.transport.abortConnection()
+        return True
+
+    def paced(self, send: Any) -> Callable[[dict[str, Any]], Any]:
+        """Ask Twisted's transport: Daphne buffers whatever it is given."""
+        if self._is_paced:
+            # An application of ours that is around this one does so.
+            return send
+        self._is_paced = True
+        protocol = self.protocol
+        pace: _Pace | None = None
+
+        async def send_paced(message: dict[str, Any]) -> None:
+            nonlocal pace
+            if protocol.channel is None:
+                return await send(message)
+            if message.get("more_body") and pace is None:
+                pace = _Pace()
+                protocol.registerProducer(pace, True)
+            elif pace is not None and not message.get("more_body"):
+                protocol.unregisterProducer()
+            await send(message)
+            if pace is not None:
+                await pace.ready.wait()
+
+        return send_paced
+
+    def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
+        """Send what Daphne does not.
+
+        It drops the headers of ``websocket.accept`` and the reason of ``websocket.close``, and
+        raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
+        What is sent while the websocket closes is an error of Autobahn's there, and no OSError. It
+        buffers whatever it is given: Twisted's transport is asked.
+        """
+        # Not in send: between it and Daphne there may be middleware, to see what is sent.
+        self.protocol.handle_reply = self._handle_reply
+        if self._websocket_pace is None:
+            self._websocket_pace = _WebSocketPace(self.protocol)
+        return receive, partial(self._send, self._websocket_pace, send)
+
+    async def _send(self, pace: "_WebSocketPace", send: Any, message: dict[str, Any]) -> None:
+        protocol = self.protocol
+        if message["type"] == "websocket.send":
+            if protocol.state not in (protocol.STATE_CONNECTING, protocol.STATE_OPEN):
+                raise OSError("The websocket is closed")
+            pace.start()
+        await send(message)
+        await pace.ready.wait()
+
+    def _handle_reply(self, message: dict[str, Any]) -> None:
+        protocol = self.protocol
+        kind = message["type"]
+        if kind == "websocket.accept":
+            headers: dict[str, list[str]] = {}
+            for name, value in message.get("headers") or ():
+                if b"\n" in value or b"\r" in value:
+                    raise ValueError(f"The header {name!r} has a line break: {value!r}")
+                headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+            # Daphne hands this on to Autobahn, which knows pairs.
+            protocol.serverAccept((message.get("subprotocol"), headers))
+        elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
+            reason = (message.get("reason") or "").encode()
+            protocol.sendCloseFrame(message.get("code", 1000), reason)
+        else:
+            type(protocol).handle_reply(protocol, message)
+
+
+class _Pace:
+    """A push producer of Twisted, which is told when the transport is full."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.ready.set()
+
+    def pauseProducing(self) -> None:
+        self.ready.clear()
+
+    def resumeProducing(self) -> None:
+        self.ready.set()
+
+    stopProducing = resumeProducing
+
+
+class _WebSocketPace(_Pace):
+    """The same for what is sent to the websocket of ``protocol``, once it has been started."""
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._started = False
+
+    def start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        # The HTTP channel that the websocket came through is still registered.
+        self._protocol.unregisterProducer()
+        self._protocol.registerProducer(self, True)
+        # Autobahn calls this when it drops the connection; who waits would be forgotten.
+        self._unregister = self._protocol.unregisterProducer
+        self._protocol.unregisterProducer = self._stop
+
+    def _stop(self) -> None:
+        self.resumeProducing()
+        self._unregister()
+
+
+class _UnknownDaphne(Server):
+    """Daphne, with a protocol that is not found: nobody knows who states the root path."""
+
+    def root_path(self, scope: Mapping[str, Any]) -> str:
+        return ""
+
+
+PLAIN = Server()
+_GRANIAN = Granian()
+_UVICORN_WEBSOCKETS = UvicornWebsockets()
+_UNKNOWN_DAPHNE = _UnknownDaphne()
 
 
 def _is_daphne(scope: Mapping[str, Any]) -> bool:
     # The scope survives ASGI middleware, which send does not. Of all servers Daphne alone gives no
     # version of the specification; the tests of other projects do not either.
-    return "spec_version" not in scope.get("asgi", ()) and "daphne.server" in sys.modules
+    if "spec_version" in scope.get("asgi", ()) or "daphne.server" not in sys.modules:
+        return False
+    # It may be merely imported, or serve in another thread.
+    reactor = sys.modules["twisted.internet.reactor"]
+    return reactor.running and reactor._asyncioEventloop is asyncio.get_running_loop()
+
+
+#: Daphne's servers of this process, as found last.
+_daphne_servers: list[Any] = []
+
+
+def _daphne_protocol(scope: Mapping[str, Any], send: Any) -> Any:
+    """What Daphne serves ``scope`` with, None where it is not found."""
+    if isinstance(send, partial) and send.args:
+        protocol = send.args[0]
+        if type(protocol).__module__ in ("daphne.http_protocol", "daphne.ws_protocol"):
+            return protocol
+    protocol = _among(_daphne_servers, scope)
+    if protocol is None:
+        _daphne_servers[:] = _find_daphne_servers()
+        protocol = _among(_daphne_servers, scope)
+    return protocol
+
+
+def _among(servers: list[Any], scope: Mapping[str, Any]) -> Any:
+    task = asyncio.current_task()
+    for server in servers:
+        # The latest comes last, and is the most likely.
+        for protocol, details in reversed(server.connections.items()):
+            # Middleware copies the scope, and replaces one or the other of what Daphne made for
+            # this connection alone. Whoever makes a scope of his own may still be in Daphne's
+            # task; but so is a request that an application makes to another within this process.
+            if (
+                _is_same(scope, "headers", protocol, "clean_headers")
+                or _is_same(scope, "client", protocol, "client_addr")
+                or _is_same(scope, "server", protocol, "server_addr")
+                or (
+                    details.get("application_instance") is task
+                    and scope.get("raw_path") == protocol.path
+                )
+            ):
+                return protocol
+    return None
+
+
+def _is_same(scope: Mapping[str, Any], key: str, protocol: Any, name: str) -> bool:
+    value = scope.get(key)
+    return value is not None and value is getattr(protocol, name, None)
+
+
+def _find_daphne_servers() -> list[Any]:
+    ports = _listening_ports()
+    # With TLS there is a factory around Daphne's.
+    factories = [getattr(port.factory, "wrappedFactory", port.factory) for port in ports]
+    return [factory.server for factory in factories if hasattr(factory, "server")]
 
 
 def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
@@ -67,14 +382,12 @@ def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
     if getattr(reactor, "_asyncioEventloop", None) is not asyncio.get_running_loop():
         return False
     from twisted.internet import defer
-    from twisted.internet.interfaces import IListeningPort
 
-    ports = [reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)]
-    # With TLS there is a factory around Daphne's.
-    factories = [getattr(port.factory, "wrappedFactory", port.factory) for port in ports]
-    server = next((factory.server for factory in factories if hasattr(factory, "server")), None)
-    if server is None:
+    servers = _find_daphne_servers()
+    if not servers:
         return False
+    server = servers[0]
+    ports = _listening_ports()
     # Another application of this process may have been faster.
     with contextlib.suppress(ValueError):
         kill = ("before", server.kill_all_applications, (), {})
@@ -135,6 +448,13 @@ def _leave_granian(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
         loop.run_until_complete(leave())
 
     multiprocessing.util.Finalize(None, run, exitpriority=0)
+
+
+def _listening_ports() -> list[Any]:
+    from twisted.internet import reactor
+    from twisted.internet.interfaces import IListeningPort
+
+    return [reader for reader in reactor.getReaders() if IListeningPort.providedBy(reader)]
 
 
 async def _drain_daphne(server: Any, reactor: Any) -> None:
@@ -204,197 +524,3 @@ async def drain() -> None:
         bound = server.config.timeout_graceful_shutdown
         _, pending = await asyncio.wait(tasks, timeout=bound)
         stubborn.leave_alone(pending, bound)
-
-
-def break_off(send: Any) -> bool:
-    """Break off a response that has started; return whether raising is no way to do so.
-
-    Daphne 4.2.3 leaves the connection open when an application raises after its response has
-    started, and stops looking after all other applications. Other servers do break it off.
-    """
-    protocol = _daphne_protocol(send)
-    # Daphne logs what is raised after the end of a response, and nothing else happens.
-    if protocol is None or protocol.finished:
-        return False
-    protocol.transport.abortConnection()
-    return True
-
-
-def paced(send: Any) -> Callable[[dict[str, Any]], Any]:
-    """A ``send`` for http that waits while the client is slow.
-
-    Daphne 4.2.3 buffers whatever it is given: there Twisted's transport is asked.
-    """
-    protocol = _daphne_protocol(send)
-    if protocol is None:
-        return send
-    pace: _Pace | None = None
-
-    async def send_paced(message: dict[str, Any]) -> None:
-        nonlocal pace
-        if protocol.channel is None:
-            return
-        if message.get("more_body") and pace is None:
-            pace = _Pace()
-            protocol.registerProducer(pace, True)
-        elif pace is not None and not message.get("more_body"):
-            protocol.unregisterProducer()
-        await send(message)
-        if pace is not None:
-            await pace.ready.wait()
-
-    return send_paced
-
-
-class _Pace:
-    """A push producer of Twisted, which is told when the transport is full."""
-
-    def __init__(self) -> None:
-        self.ready = asyncio.Event()
-        self.ready.set()
-
-    def pauseProducing(self) -> None:
-        self.ready.clear()
-
-    def resumeProducing(self) -> None:
-        self.ready.set()
-
-    stopProducing = resumeProducing
-
-
-class _WebSocketPace(_Pace):
-    """The same for what is sent to the websocket of ``protocol``, once it has been started."""
-
-    def __init__(self, protocol: Any) -> None:
-        super().__init__()
-        self._protocol = protocol
-        self._started = False
-
-    def start(self) -> None:
-        if self._started:
-            return
-        self._started = True
-        # The HTTP channel that the websocket came through is still registered.
-        self._protocol.unregisterProducer()
-        self._protocol.registerProducer(self, True)
-        # Autobahn calls this when it drops the connection; who waits would be forgotten.
-        self._unregister = self._protocol.unregisterProducer
-        self._protocol.unregisterProducer = self._stop
-
-    def _stop(self) -> None:
-        self.resumeProducing()
-        self._unregister()
-
-
-def websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> tuple[Any, Any]:
-    """The ``receive`` and ``send`` of a websocket that do what the specification says.
-
-    Daphne 4.2.3 drops the headers of ``websocket.accept`` and the reason of ``websocket.close``,
-    and raises for close codes from 1001 to 2999, the 1011 of a consumer that crashed among them.
-    What is sent while the websocket closes is an error of Autobahn's there, and no OSError. It
-    buffers whatever it is given: Twisted's transport is asked.
-    Granian 2.8.7's worker may die of a ``websocket.close`` after ``websocket.disconnect`` while it
-    stops, and then leaves no lifespan context.
-    """
-    protocol = _daphne_protocol(send)
-    if protocol is not None:
-        return receive, partial(_daphne_websocket_send, protocol, _WebSocketPace(protocol), send)
-    if not _is_granian(scope):
-        return receive, send
-    left = False
-
-    async def noting_receive() -> dict[str, Any]:
-        nonlocal left
-        message = await receive()
-        left = message["type"] == "websocket.disconnect"
-        return message
-
-    async def unless_left_send(message: dict[str, Any]) -> None:
-        if not (left and message["type"] == "websocket.close"):
-            await send(message)
-
-    return noting_receive, unless_left_send
-
-
-async def _daphne_websocket_send(
-    protocol: Any, pace: "_WebSocketPace", send: Any, message: dict[str, Any]
-) -> None:
-    kind = message["type"]
-    if kind == "websocket.accept":
-        headers: dict[str, list[str]] = {}
-        for name, value in message.get("headers") or ():
-            if b"\n" in value or b"\r" in value:
-                raise ValueError(f"The header {name!r} has a line break: {value!r}")
-            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-        # Daphne hands this on to Autobahn, which knows pairs.
-        message = {**message, "subprotocol": (message.get("subprotocol"), headers)}
-    elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
-        reason = (message.get("reason") or "").encode()
-        return protocol.sendCloseFrame(message.get("code", 1000), reason)
-    elif kind == "websocket.send":
-        if protocol.state not in (protocol.STATE_CONNECTING, protocol.STATE_OPEN):
-            raise OSError("The websocket is closed")
-        pace.start()
-    await send(message)
-    await pace.ready.wait()
-
-
-def _daphne_protocol(send: Any) -> Any:
-    """What Daphne serves a request or a websocket with, None on any other server."""
-    if isinstance(send, partial) and send.args:
-        protocol = send.args[0]
-        if type(protocol).__module__ in ("daphne.http_protocol", "daphne.ws_protocol"):
-            return protocol
-    return None
-
-
-def denial_status(send: Any, status: int) -> int:
-    """The status of a denial that this server can send.
-
-    Uvicorn 0.54 and Hypercorn 0.18 forward a 1xx as it is, and Granian 2.8.7 opens the websocket
-    for a 101; what is above 599 none of the three can send. Uvicorn's old ``websockets``
-    implementation fails on a status that Python's ``http.HTTPStatus`` does not know.
-    """
-    if not 200 <= status <= 599:
-        return 500
-    if type(getattr(send, "__self__", None)).__module__ != (
-        "uvicorn.protocols.websockets.websockets_impl"
-    ):
-        return status
-    return status if status in set(HTTPStatus) else status // 100 * 100
-
-
-def denial_headers(scope: Mapping[str, Any], headers: Headers) -> Headers:
-    """The headers of a denial that this server can send.
-
-    Up to 2.8.7 Granian's worker dies on a header name that comes twice: repeats are merged with a
-    comma, and of cookies, which cannot be merged, the first is kept. 2.8.9 sends them all.
-    """
-    if not _is_granian(scope) or _granian_version() >= (2, 8, 9):
-        return headers
-    merged: dict[bytes, bytes] = {}
-    for name, value in headers:
-        name = name.lower()
-        if name not in merged:
-            merged[name] = value
-        elif name != b"set-cookie":
-            merged[name] += b", " + value
-    return list(merged.items())
-
-
-def tells_who_left_early(scope: Mapping[str, Any]) -> bool:
-    """Whether ``receive`` tells of a client that leaves before its request was answered.
-
-    Granian 2.8.9 does not for a websocket, and what waits there then never ends.
-    """
-    return scope["type"] != "websocket" or not _is_granian(scope)
-
-
-def _is_granian(scope: Mapping[str, Any]) -> bool:
-    # It alone offers this to a websocket.
-    return "http.response.pathsend" in (scope.get("extensions") or ())
-
-
-def _granian_version() -> tuple[int, ...]:
-    version = getattr(sys.modules.get("granian"), "__version__", "0")
-    return tuple(int(number) for number in re.findall("[0-9]+", version)[:3])

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
-from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.coroutines import Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.raised import carried
@@ -325,8 +324,8 @@ class Response:
 
     # On the event loop.
 
-    async def send_to(self, receive: Receive, send: Send) -> None:
-        """Send the response.
+    async def send_to(self, receive: Receive, send: Send, paced: Callable[[Send], Send]) -> None:
+        """Send the response; ``paced(send)`` is what sends one of several chunks.
 
         Returns when it was sent or the client has left. Raises what the application raised; then
         :attr:`sent` tells whether a part of it went out.
@@ -340,9 +339,9 @@ class Response:
                 raise
         if self._chunks:
             with self.ahead:
-                return await self._stream(receive, quirks.paced(send))
+                return await self._stream(receive, paced(send))
         if not self._whole:
-            return await self._stream(receive, quirks.paced(send))
+            return await self._stream(receive, paced(send))
         status, headers = self._head
         self.sent = True
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -74,11 +74,8 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
             option = Option(strings[0], action.nargs == 0, is_list=action.default == [])
             known.setdefault(_normal(name), option)
     del known["help"]
-    unusable = {
-        "root_path": "any client can override it; set asgi.root_path in the application's section"
-    }
     addresses, options = _listening("daphne", options, ("bind", "port", "endpoint"))
-    arguments = _arguments("daphne", options, known, unusable)
+    arguments = _arguments("daphne", options, known, {})
     sockets = _bound("daphne", addresses)
     for each in sockets:
         # Twisted takes a descriptor that listens; with its own backlog of 50.

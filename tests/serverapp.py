@@ -1,7 +1,7 @@
 """The application that the servers serve in ``test_servers.py``: pages, consumers, third parties.
 
-Environment variables: ``DOWNLOAD`` is the file that ``/download/file`` sends, ``ROOT_PATH`` the
-setting ``asgi.root_path``.
+Environment variables: ``DOWNLOAD`` is the file that ``/download/file`` sends, ``AROUND`` what
+stands between the server and the application.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
 from pyramid_asgi_consumers.watcher import INTERVAL
+from tests.around import AROUND
 from tests.clients import DEADLINE, FILLER, FLOOD, blocks
 
 django_settings.configure()
@@ -378,10 +379,7 @@ def lifespan(name):
 
 
 def make_app():
-    settings = {}
-    if "ROOT_PATH" in os.environ:
-        settings["asgi.root_path"] = os.environ["ROOT_PATH"]
-    with Configurator(settings=settings) as config:
+    with Configurator() as config:
         config.include("pyramid_asgi_consumers")
         pages = {
             "/": home,
@@ -439,7 +437,7 @@ def make_app():
         return config.make_asgi_app()
 
 
-pyramid_app = make_app()
+pyramid_app = AROUND[os.environ.get("AROUND", "nothing")](make_app())
 
 
 async def bare(scope, receive, send):

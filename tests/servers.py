@@ -51,8 +51,9 @@ COMMANDS = {
     ),
 }
 
-# How each is told its root_path; Daphne's own option can be overridden by any client.
+# How each is told its root_path.
 ROOT_PATH_OPTIONS = {
+    "daphne": "--root-path",
     "uvicorn-websockets": "--root-path",
     "uvicorn-sansio": "--root-path",
     "uvicorn-wsproto": "--root-path",
@@ -68,7 +69,12 @@ TRACEBACK = "Traceback (most recent call last)"
 
 
 class Server:
-    """A server that runs, on ``port``. What it writes is in the file ``log``."""
+    """A server that runs, on ``port``. What it writes is in the file ``log``.
+
+    ``around`` is what its application is inside of: a name of ``around.py``.
+    """
+
+    around = "nothing"
 
     def __init__(self, name: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name

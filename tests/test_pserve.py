@@ -235,7 +235,6 @@ def test_an_option_that_the_server_does_not_know(name, known, tmp_path):
     [
         ("daphne", "port", "many", "invalid int value: 'many'"),
         ("daphne", "proxy-headers", "maybe", "it is none of 0, 1, f, false, n, no, off, on"),
-        ("daphne", "root_path", "/app", "set asgi.root_path in the application's section"),
         ("uvicorn", "port", "many", "'many' is not a valid integer"),
         ("uvicorn", "access_log", "maybe", "it is none of 0, 1, f, false, n, no, off, on"),
         ("uvicorn", "reload", "true", "pserve --reload restarts the server"),

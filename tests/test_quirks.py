@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,11 @@ from pyramid_asgi_consumers import quirks
 from tests import clients
 from tests.servers import OLD_GRANIAN, running, wait_until
 
-GRANIAN = {"extensions": {"websocket.http.response": {}, "http.response.pathsend": {}}}
+GRANIAN = {
+    "type": "websocket",
+    "extensions": {"websocket.http.response": {}, "http.response.pathsend": {}},
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+}
 WSGI_CRASH = "/crash-late?message=late"
 CONSUMER_CRASH = "/consumer/crash-late?late"
 
@@ -54,7 +59,7 @@ async def test_granian_gets_no_close_after_a_disconnect():
     async def send(message):
         sent.append(message["type"])
 
-    own_receive, own_send = quirks.websocket(GRANIAN, receive, send)
+    own_receive, own_send = quirks.served_by(GRANIAN, send).websocket(receive, send)
     close = {"type": "websocket.close"}
     for number, kind in enumerate(["websocket.receive", "websocket.disconnect"]):
         assert await own_receive() == {"type": kind}
@@ -68,34 +73,63 @@ def test_repeated_headers_are_merged_for_an_old_granian_alone(version, monkeypat
     monkeypatch.setitem(sys.modules, "granian", version and SimpleNamespace(__version__=version))
     headers = [(b"Vary", b"a"), (b"vary", b"b"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
     merged = [(b"vary", b"a, b"), (b"set-cookie", b"a=1")]
-    assert quirks.denial_headers(GRANIAN, headers) == merged
-    other = {"extensions": {"websocket.http.response": {}}}
-    assert quirks.denial_headers(other, headers) == headers
+    assert quirks.served_by(GRANIAN, None).denial_headers(headers) == merged
+    other = {**GRANIAN, "extensions": {"websocket.http.response": {}}}
+    assert quirks.served_by(other, None).denial_headers(headers) == headers
 
 
 @pytest.mark.parametrize("version", ["2.8.9", "2.10.0", "3.0.0rc1"])
 def test_repeated_headers_are_left_to_a_later_granian(version, monkeypatch):
     monkeypatch.setitem(sys.modules, "granian", SimpleNamespace(__version__=version))
     headers = [(b"vary", b"a"), (b"vary", b"b")]
-    assert quirks.denial_headers(GRANIAN, headers) == headers
+    assert quirks.served_by(GRANIAN, None).denial_headers(headers) == headers
 
 
-def test_a_partial_is_not_daphne():
-    async def send(one, message):
-        """Never called."""
-
-    other = partial(send, object())
-    assert quirks.paced(other) is other
-    assert quirks.websocket({}, None, other) == (None, other)
-    assert not quirks.break_off(other)
-
-
-def test_no_version_of_the_specification_is_not_daphne():
-    scope = {"asgi": {"version": "3.0"}, "root_path": "/app"}
-    assert quirks.root_path(scope) == "/app"
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_where_daphne_is_only_imported_nothing_is_done_for_it(kind):
+    import_module("daphne.server")
+    scope = {"type": kind, "asgi": {"version": "3.0"}, "root_path": "/app"}
+    server = quirks.served_by(scope, partial(print))
+    assert server is quirks.PLAIN
+    assert server.root_path(scope) == "/app"
+    assert not server.break_off()
+    assert server.paced(print) is print
+    assert server.websocket(None, print) == (None, print)
 
 
-async def test_daphne_refuses_a_line_break_in_a_header_of_accept():
+def test_what_serves_a_connection_is_looked_for_once():
+    server = quirks.Server()
+    assert quirks.served_by({quirks.SERVED_BY: server}, None) is server
+
+
+@pytest.mark.parametrize(
+    ("stated", "given", "path", "trusted"),
+    [
+        ("/configured", "/configured", "/page", "/configured"),
+        ("/configured", "/configured/outer", "/outer/page", "/configured/outer"),
+        ("/evil", "/evil", "/page", "/configured"),
+        ("/evil", "/evil/outer", "/outer/page", "/configured/outer"),
+        ("/evil", "/evil/outer", "/outer", "/configured/outer"),
+        ("/evil/", "/evil//outer", "/outer/page", "/configured/outer"),
+        ("/evil", "/outer", "/outer/page", "/configured"),
+        ("/out", "/outer", "/outer/page", "/configured"),
+        ("/outer", "/outer/mine", "/page", "/configured"),
+    ],
+)
+def test_of_daphnes_root_path_what_the_client_states_is_taken_off(stated, given, path, trusted):
+    server = SimpleNamespace(root_path="/configured")
+    daphne = quirks.Daphne(SimpleNamespace(root_path=stated, server=server))
+    assert daphne.root_path({"root_path": given, "path": path}) == trusted
+
+
+def test_a_root_path_from_another_application_of_ours_is_trusted():
+    server = SimpleNamespace(root_path="")
+    daphne = quirks.Daphne(SimpleNamespace(root_path="/evil", server=server))
+    assert daphne.root_path({"root_path": "/outer", quirks.SERVED_BY: daphne}) == "/outer"
+
+
+def test_daphne_refuses_a_line_break_in_a_header_of_accept():
     message = {"type": "websocket.accept", "headers": [(b"x-kind", b"a\r\nx-other: b")]}
+    daphne = quirks.Daphne(SimpleNamespace())
     with pytest.raises(ValueError, match="The header b'x-kind' has a line break"):
-        await quirks._daphne_websocket_send(None, None, None, message)
+        daphne._handle_reply(message)

@@ -1,0 +1,5 @@
+"""Inside middleware that wraps ``receive`` and ``send``: the tests of ``test_servers.py``."""
+
+from tests.test_servers import *  # noqa: F403
+
+AROUND = "wrapped"
