@@ -213,12 +213,12 @@ async def _serve_hypercorn(app: Any, config: Any, serve: Any) -> None:
             server.result()
         else:
             log.warning("Connections are still open after %g s", bound)
-            await _cancel_others(before)
+            await cancel_others(before)
     finally:
         await asyncio.wait_for(context.__aexit__(None, None, None), config.shutdown_timeout)
 
 
-async def _cancel_others(tasks: set[asyncio.Task[Any]]) -> None:
+async def cancel_others(tasks: set[asyncio.Task[Any]]) -> None:
     # A connection of Hypercorn's that is cancelled closes, for which it waits until it is
     # cancelled again; so does what it still sends.
     for _ in range(3):

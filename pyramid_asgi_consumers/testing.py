@@ -38,6 +38,7 @@ from pyramid_asgi_consumers.handshake import EXCHANGE, served_by
 from pyramid_asgi_consumers.lanes import Lane
 from pyramid_asgi_consumers.lifespan import ENTERS_NONE, Lifespan, running
 from pyramid_asgi_consumers.raised import caught, original
+from pyramid_asgi_consumers.serving import serving
 from pyramid_asgi_consumers.threads import ThreadPool
 
 try:
@@ -48,7 +49,7 @@ except ImportError as error:
         "pyramid_asgi_consumers.testing needs WebTest: pip install webtest"
     ) from error
 
-__all__ = ["TestApp", "TestWebSocket", "WebSocketDenied", "WebSocketDisconnect"]
+__all__ = ["TestApp", "TestWebSocket", "WebSocketDenied", "WebSocketDisconnect", "serving"]
 
 #: Seconds to wait for a consumer to answer a handshake, or to end when its client has left.
 TIMEOUT = 5.0
