@@ -252,9 +252,22 @@ async def test_who_leaves_while_its_replay_is_read_leaves_nothing(server, monkey
         await asyncio.wait(leaving)
         assert len(the_hub(channels).feeds) == 1
         release.set()
+        await until(lambda: not the_hub(channels)._first)
         assert await join(channels, since, 2) == [1, 2]
         await channels.publish("steady", [1])
         assert await numbers(steady, 1) == [1]
+
+
+async def test_a_hub_forgets_the_names_of_channels_that_were_left(server):
+    async with connected(server.url) as channels, channels.subscribe("steady"):
+        since = {f"channel {number}": "unknown" for number in range(50)}
+        async with channels.subscribe(*since, since=since, presence="ann") as events:
+            await take(events, 50)
+        hub = the_hub(channels)
+        await until(lambda: len(server.client.pubsub_channels()) == 1)
+        assert list(hub.feeds) == [b"asgi:0:steady"]
+        assert not (hub._members or hub._unconfirmed or hub._first or hub._further)
+    assert server.client.keys("*") == []
 
 
 async def test_reading_creates_nothing(server):

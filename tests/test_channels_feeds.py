@@ -157,11 +157,12 @@ def test_who_comes_while_a_feed_catches_up_gets_nothing_of_that():
     feed.next_page()
     feed.take_page((1, 5), rows(2, 3), (1, 3))
     assert not feed.waits_for(late)
+    latest = join(feed, None)
     feed.next_page()
     feed.receive((1, 6), event(6))
     feed.take_page((1, 5), rows(5), (1, 5))
     assert steady.items == [event(2), event(3), Gap("a", 1), event(5), event(6)]
-    assert late.items == [event(6)]
+    assert late.items == latest.items == [event(6)]
 
 
 def test_who_came_while_a_feed_caught_up_gets_all_of_it_where_that_broke_off():

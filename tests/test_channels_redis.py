@@ -582,7 +582,7 @@ async def works(url):
     [
         "protocol=3",
         "decode_responses=True&encoding=utf-16&encoding_errors=replace",
-        "health_check_interval=1&legacy_responses=False",
+        "health_check_interval=1&legacy_responses=False&socket_read_size=1&lib_name=x&lib_version=1",
     ],
 )
 async def test_options_for_an_applications_own_answers_change_nothing(options, server):
@@ -591,7 +591,7 @@ async def test_options_for_an_applications_own_answers_change_nothing(options, s
 
 async def test_options_of_the_connection_are_honoured(server):
     server.client.config_set("requirepass", "secret")
-    options = "password=secret&db=1&client_name=us&socket_keepalive=yes&socket_read_size=4096"
+    options = "password=secret&db=1&client_name=us&socket_keepalive=yes"
     url = f"{server.url.removesuffix('/0')}?{options}"
     assert await works(url)
     backend = RedisBackend(url)

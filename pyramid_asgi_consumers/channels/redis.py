@@ -144,22 +144,22 @@ BACKOFF = (0.1, 5.0)
 OPTIONS = (
     "client_name",
     "db",
-    "lib_name",
-    "lib_version",
     "max_connections",
     "password",
     "socket_keepalive",
-    "socket_read_size",
     "username",
 )
-#: Options of a URL that say how an application reads its own answers: here they change nothing.
+#: Options of a URL that are for an application's own connections: here they change nothing.
 OVERRIDDEN = (
     "decode_responses",
     "encoding",
     "encoding_errors",
     "health_check_interval",
     "legacy_responses",
+    "lib_name",
+    "lib_version",
     "protocol",
+    "socket_read_size",
 )
 #: Options of a URL that would break what is promised, and what to do instead.
 REFUSED = {
