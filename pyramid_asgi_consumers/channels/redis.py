@@ -246,11 +246,11 @@ class RedisBackend:
     def _make_pool(self) -> ConnectionPool:
         # redis-py refuses the next thread at once, and allows 100 if the URL does not say.
         options = self._options(parse_url(self._url))
-        most = options.pop("max_connections", MOST_CONNECTIONS)
-        if most < 1:
+        most = options.pop("max_connections", None)
+        if most is not None and most < 1:
             raise ValueError(f"the option max_connections is at least 1, not {most}")
-        self._turns = threading.BoundedSemaphore(most)
-        return ConnectionPool(max_connections=most, **options)
+        self._turns = None if most is None else threading.Semaphore(most)
+        return ConnectionPool(max_connections=most or MOST_CONNECTIONS, **options)
 
     def _make_async_pool(self) -> AsyncConnectionPool:
         # Subscribers read without a timeout, and of commands whole batches are timed.
@@ -283,6 +283,8 @@ class RedisBackend:
 
     def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> list[str | ChannelsError]:
         messages = list(messages)
+        if self._turns is None:
+            return self._publish_many(messages)
         if not self._turns.acquire(timeout=self.timeout):
             return [_unreachable("max_connections are busy") for _ in messages]
         try:
@@ -1243,15 +1245,15 @@ async def _within(
     # connection. asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with
     # the result.
     task = asyncio.ensure_future(coroutine)
-    waited, traffic = 0, (0, 0)
+    waited, traffic = 0, None
     try:
-        while not task.done():
-            before, traffic = traffic, traffic if connection is None else _traffic(connection)
-            waited = waited + 1 if traffic == before else 1
-            if waited > STEPS:
-                raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
+        while waited < STEPS:
             await asyncio.wait([task], timeout=seconds / STEPS)
-        return task.result()
+            if task.done():
+                return task.result()
+            before, traffic = traffic, None if connection is None else _traffic(connection)
+            waited = waited + 1 if traffic == before else 1
+        raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
     finally:
         if not task.done():
             task.cancel()
