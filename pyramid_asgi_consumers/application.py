@@ -136,7 +136,7 @@ class ASGIApplication:
         # What the server has of it, it hands on by itself.
         if run.state and (run.is_own or "state" not in scope):
             scope = {**scope, "state": {**scope.get("state", {}), **run.state}}
-        if "://" in scope["path"]:
+        if "://" in scope["path"] or not scope["path"]:
             scope = origin_form(scope)
         server = quirks.served_by(scope, send)
         try:

@@ -46,6 +46,9 @@ def origin_form(scope: dict[str, Any]) -> dict[str, Any]:
     if not scope.get("http_version", "1.1").startswith("1"):
         return scope
     path: str = scope["path"]
+    if not path and scope["type"] == "websocket" and "http_version" not in scope:
+        # Daphne 4.2.3 has made a path of it, but of the one that is missing.
+        return {**scope, "path": "/", "raw_path": b"/"}
     raw_path: bytes | None = scope.get("raw_path")
     # Uvicorn puts the root path in front of whatever comes.
     root = scope.get("root_path") or ""

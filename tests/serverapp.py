@@ -404,6 +404,7 @@ def make_app():
             config.add_view(view, route_name=view.__name__)
         config.add_notfound_view(not_found)
 
+        config.add_asgi_consumer("/", "websocket", echo)
         config.add_asgi_consumer("/ws", "websocket", echo)
         config.add_asgi_consumer("/ws/headers", "websocket", accept_headers)
         config.add_asgi_consumer("/ws/where/{room}", "websocket", where)

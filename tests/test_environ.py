@@ -105,6 +105,14 @@ def test_the_root_path_that_uvicorn_puts_before_an_absolute_target_stays(root):
     assert origin_form(scope)["path"] == "/page"
 
 
+def test_daphne_s_handshake_without_a_path_is_for_the_root():
+    scope = websocket_scope("", raw_path=b"")
+    found = origin_form(scope)
+    assert (found["path"], found["raw_path"]) == ("/", b"/")
+    for other in (websocket_scope("", http_version="1.1"), http_scope("")):
+        assert origin_form(other) is other
+
+
 def test_an_absolute_target_hides_no_second_host():
     hosts = [(b"host", b"a"), (b"host", b"b")]
     scope = origin_form(target("http://host/page", headers=hosts))

@@ -296,7 +296,8 @@ def test_a_target_in_absolute_form_counts_as_its_path(server):
 
 def test_a_handshake_in_absolute_form_counts_as_its_path(server):
     own = f"http://{clients.HOST}:{server.port}"
-    assert clients.handshake_status(server, f"{own}/ws?q=1") == 101
+    for target in ("/ws?q=1", "/", "", "?q=1"):
+        assert clients.handshake_status(server, own + target) == 101
     assert clients.handshake_status(server, f"{own}/ws/nowhere") == _denied(server, 404)
 
 
