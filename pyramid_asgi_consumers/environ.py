@@ -29,6 +29,8 @@ SERVER_SOFTWARE = "pyramid_asgi_consumers"
 # What PEP 383 makes of bytes that are no text, and what is no text at all.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+SUBPROTOCOL_HEADER = b"sec-websocket-protocol"
+
 WSGI_SCHEMES = {"ws": "http", "wss": "https"}
 DEFAULT_PORTS = {"https": "443"}
 
@@ -223,6 +225,20 @@ def build_environ(
 def _quoted(path: str) -> str:
     # RFC 3986 section 3.3.
     return quote(path, "/:@!$&'()*+,;=~", errors="surrogateescape")
+
+
+def subprotocols(scope: Mapping[str, Any]) -> list[str]:
+    """The subprotocols that the client of a websocket offers, the one it likes best first.
+
+    Those of all lines of the header (RFC 6455 section 11.3.4): of several, Hypercorn 0.18 has only
+    the last in ``scope["subprotocols"]`` and Gunicorn 27 only the first. Uvicorn 0.54 with wsproto
+    gives that list, and no such header.
+    """
+    lines = [value for name, value in scope["headers"] if name.lower() == SUBPROTOCOL_HEADER]
+    if not lines:
+        return list(scope.get("subprotocols") or ())
+    names = (name.strip() for line in lines for name in line.decode("latin-1").split(","))
+    return [name for name in names if name]
 
 
 def _key(name: bytes) -> str | None:

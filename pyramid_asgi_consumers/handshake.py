@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from pyramid_asgi_consumers.cookies import Cookies
 from pyramid_asgi_consumers.coroutines import SERVER
-from pyramid_asgi_consumers.environ import build_environ
+from pyramid_asgi_consumers.environ import build_environ, subprotocols
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.interfaces import IHandshakes
 from pyramid_asgi_consumers.lanes import Lane
@@ -406,9 +406,14 @@ class Admission:
 
     def environ(self) -> dict[str, Any]:
         """The environ of the handshake, all but the body."""
-        return build_environ(
+        environ = build_environ(
             self.scope, self.scope["root_path"], multiprocess=self.handshakes.multiprocess
         )
+        offered = subprotocols(self.scope)
+        if offered:
+            # Also where the server gives no such header.
+            environ.setdefault("HTTP_SEC_WEBSOCKET_PROTOCOL", ", ".join(offered))
+        return environ
 
     def admit(self, context: Any, request: Request) -> None:
         """What a handshake does in its view."""

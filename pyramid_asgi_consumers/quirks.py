@@ -58,6 +58,10 @@ class Server:
         """The headers of a denial that can be sent."""
         return headers
 
+    def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """The ``websocket.accept`` that has any subprotocol sent which the client offers."""
+        return event
+
     #: Whether ``receive`` tells of a client that leaves before its request was answered.
     tells_who_left_early = True
 
@@ -81,6 +85,8 @@ def served_by(scope: Mapping[str, Any], send: Any) -> Server:
         # It is imported where it is chosen.
         if "uvicorn.protocols.websockets.websockets_impl" in sys.modules:
             return _UVICORN_WEBSOCKETS
+        if "hypercorn.protocol.ws_stream" in sys.modules:
+            return _HYPERCORN
     return PLAIN
 
 
@@ -93,6 +99,22 @@ class UvicornWebsockets(Server):
     def denial_status(self, status: int) -> int:
         status = super().denial_status(status)
         return status if status in set(HTTPStatus) else status // 100 * 100
+
+
+class Hypercorn(Server):
+    """Hypercorn 0.18, on a websocket."""
+
+    def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """Put a subprotocol that Hypercorn does not know among the headers.
+
+        Where the client offers them in several, Hypercorn knows the last and raises for the others.
+        Among the headers it looks for one in lower case.
+        """
+        subprotocol = event["subprotocol"]
+        if subprotocol is None or subprotocol in scope["subprotocols"]:
+            return event
+        header = (b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1"))
+        return {**event, "subprotocol": None, "headers": [*event["headers"], header]}
 
 
 class Granian(Server):
@@ -291,6 +313,7 @@ class _UnknownDaphne(Server):
 PLAIN = Server()
 _GRANIAN = Granian()
 _UVICORN_WEBSOCKETS = UvicornWebsockets()
+_HYPERCORN = Hypercorn()
 _UNKNOWN_DAPHNE = _UnknownDaphne()
 
 

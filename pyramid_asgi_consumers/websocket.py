@@ -12,8 +12,10 @@ from pyramid.response import Response
 from webob import Response as WebObResponse
 from webob.headers import ResponseHeaders
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.denial import deny, rendered
+from pyramid_asgi_consumers.environ import subprotocols
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
 from pyramid_asgi_consumers.handshake import run_in_request
 from pyramid_asgi_consumers.relay import Relay
@@ -83,7 +85,7 @@ class WebSocket:
     @property
     def subprotocols(self) -> list[str]:
         """The subprotocols that the client offers, the one it likes best first."""
-        return list(self.scope.get("subprotocols") or ())
+        return subprotocols(self.scope)
 
     @property
     def client(self) -> tuple[str, int | None] | None:
@@ -156,7 +158,8 @@ class WebSocket:
         }
         await self._connect()
         try:
-            await self._send(event)
+            server = quirks.served_by(self.scope, self._send)
+            await self._send(server.accept(self.scope, event))
         except GONE as error:
             raise self._disconnect({"code": 1006}) from error
         self._state = OPEN
