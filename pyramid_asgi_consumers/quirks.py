@@ -85,7 +85,10 @@ def served_by(scope: Mapping[str, Any], send: Any) -> Server:
         # It is imported where it is chosen.
         if "uvicorn.protocols.websockets.websockets_impl" in sys.modules:
             return _UVICORN_WEBSOCKETS
-        if "hypercorn.protocol.ws_stream" in sys.modules:
+        if (
+            "hypercorn.protocol.ws_stream" in sys.modules
+            and scope.get("asgi", {}).get("spec_version") == "2.3"
+        ):
             return _HYPERCORN
     return PLAIN
 

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-from hypercorn.protocol import ws_stream
 from pyramid.config import Configurator
 from pyramid.security import NO_PERMISSION_REQUIRED
 
@@ -58,7 +57,7 @@ async def test_the_handshake_s_request_has_the_header(scope, header):
 OLD_UVICORN = "uvicorn.protocols.websockets.websockets_impl"
 
 
-async def accepted(subprotocol):
+async def accepted(subprotocol, version="2.3"):
     """The message that accepts ``subprotocol`` where the server knows but ``last``."""
     sent = []
 
@@ -68,7 +67,8 @@ async def accepted(subprotocol):
     async def send(message):
         sent.append(message)
 
-    scope = offering(b"first", b"last", subprotocols=["last"])
+    asgi = {"version": "3.0", "spec_version": version}
+    scope = offering(b"first", b"last", subprotocols=["last"], asgi=asgi)
     await WebSocket(scope, receive, send).accept(subprotocol, headers={"X-A": "1"})
     (message,) = sent
     return message["subprotocol"], message["headers"]
@@ -76,13 +76,16 @@ async def accepted(subprotocol):
 
 async def test_hypercorn_sends_a_subprotocol_of_any_header(monkeypatch):
     monkeypatch.delitem(sys.modules, OLD_UVICORN, raising=False)
-    monkeypatch.setitem(sys.modules, ws_stream.__name__, ws_stream)
+    monkeypatch.setitem(sys.modules, "hypercorn.protocol.ws_stream", sys)
     header = (b"Sec-WebSocket-Protocol", b"first")
     assert await accepted("first") == (None, [(b"x-a", b"1"), header])
     assert await accepted("last") == ("last", [(b"x-a", b"1")])
     assert await accepted(None) == (None, [(b"x-a", b"1")])
 
 
-async def test_other_servers_are_told_it_as_ever(monkeypatch):
-    monkeypatch.delitem(sys.modules, ws_stream.__name__)
+@pytest.mark.parametrize("version", [None, "2.4"])
+async def test_other_servers_are_told_it_as_ever(monkeypatch, version):
+    monkeypatch.setitem(sys.modules, "hypercorn.protocol.ws_stream", sys)
+    assert await accepted("first", version) == ("first", [(b"x-a", b"1")])
+    monkeypatch.delitem(sys.modules, "hypercorn.protocol.ws_stream")
     assert await accepted("first") == ("first", [(b"x-a", b"1")])
