@@ -97,12 +97,7 @@ class Guard:
     """Refuses a handshake by raising what is no ``Exception``."""
 
     def __init__(self, request):
-        if request.matchdict["kind"] != "none":
-            work(request, request.matchdict["kind"])
-
-
-async def guarded(websocket):
-    await websocket.accept()
+        work(request, request.matchdict["kind"])
 
 
 async def relaying(websocket):
@@ -173,10 +168,9 @@ async def stubborn_stream(scope, receive, send):
     await swallow()
 
 
-async def echo(websocket):
+async def waiting(websocket):
     await websocket.accept()
-    async for message in websocket:
-        await websocket.send(message)
+    await websocket.wait_closed()
 
 
 @asynccontextmanager
@@ -198,14 +192,14 @@ def main(global_config=None, **settings):
         config.add_asgi_consumer("/consumer/{when}/{kind}", "websocket", websocket_consumer)
         config.add_asgi_consumer("/http/{when}/{kind}", "http", http_consumer)
         config.add_websocket("/request/{kind}", in_request, permission=NO_PERMISSION_REQUIRED)
-        config.add_websocket("/guarded/{kind}", guarded, factory=Guard)
+        config.add_websocket("/guarded/{kind}", waiting, factory=Guard)
         config.add_websocket("/relay/{kind}", relaying)
         for consumer in (silent, unended, leaving, head, path_send):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
         config.add_websocket("/stubborn/function", stubborn_function)
         config.add_asgi_consumer("/stubborn/consumer", "websocket", stubborn_consumer)
         config.add_asgi_consumer("/stubborn/stream", "http", stubborn_stream)
-        config.add_websocket("/echo", echo)
+        config.add_websocket("/waiting", waiting)
         config.add_asgi_lifespan(context)
         return config.make_asgi_app()
 

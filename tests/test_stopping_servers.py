@@ -16,7 +16,7 @@ APP = "tests.errorsapp:app"
 def stubborn(server):
     """Keep connections open that do not end when they are cancelled, and one that does."""
     with contextlib.ExitStack() as stack:
-        for path in ("/stubborn/function", "/stubborn/consumer", "/echo"):
+        for path in ("/stubborn/function", "/stubborn/consumer", "/waiting"):
             stack.enter_context(clients.websocket(server, path))
         for path, mark in (("/stubborn/stream", b"some"), ("/stubborn/view", b"")):
             connection = stack.enter_context(clients.raw(server))
@@ -44,7 +44,7 @@ def test_sigterm_stops_it(name, tmp_path):
 
 
 def test_ctrl_c_stops_it(name, tmp_path):
-    with running(name, tmp_path, APP) as server, clients.websocket(server, "/echo"):
+    with running(name, tmp_path, APP) as server, clients.websocket(server, "/waiting"):
         server.interrupt()
         server.ended()
 
