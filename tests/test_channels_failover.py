@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from redis import Redis
 from redis.exceptions import ResponseError
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
@@ -259,6 +260,30 @@ async def test_a_replica_that_lost_its_master_and_says_nothing_stale_is_left(ser
             await until(lambda: logged(caplog, "out of touch"))
             server.client.replicaof("NO", "ONE")
             assert (await take(events, 1))[0].data == 2
+
+
+async def test_a_server_that_is_busy_with_a_script_is_waited_for(server, caplog):
+    server.client.config_set("lua-time-limit", 10)
+    endless = Redis.from_url(server.url, socket_timeout=60)
+    async with connected(server.url) as channels, channels.subscribe("b"):
+        since = await channels.publish("a", 1)
+        await channels.publish("a", 2)
+        busy = asyncio.ensure_future(asyncio.to_thread(server.client.eval, "while true do end", 0))
+        refusal = None
+        while refusal is None:
+            try:
+                await channels.publish("c", 1)
+            except PublishRefused as error:
+                refusal = error
+        assert "BUSY" in str(refusal)
+        async with channels.subscribe("a", since=since) as events:
+            await until(lambda: logged(caplog, "out of touch"))
+            server.client.script_kill()
+            assert (await take(events, 1))[0].data == 2
+        with pytest.raises(ResponseError, match="killed"):
+            await busy
+        endless.close()
+    assert not logged(caplog, "Skipped what is under")
 
 
 # Connections that are not made.

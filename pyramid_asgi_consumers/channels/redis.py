@@ -28,6 +28,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     MasterDownError,
+    NoScriptError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -959,7 +960,7 @@ class _Hub:
         try:
             return await self._commands.answer(command)
         except PublishRefused as error:
-            if not isinstance(error.__cause__, ResponseError) or _is_elsewhere(error.__cause__):
+            if not isinstance(error.__cause__, ResponseError) or _passes(error.__cause__):
                 raise
             log.warning(
                 "Skipped what is under %s: %s",
@@ -1271,7 +1272,7 @@ async def _page(connection: AsyncConnection) -> Any:
     try:
         return await connection.read_response(disconnect_on_error=False)
     except ResponseError as error:
-        if _is_elsewhere(error):
+        if _passes(error):
             raise
         return error
 
@@ -1338,6 +1339,14 @@ def _is_elsewhere(error: BaseException | None) -> bool:
     ) or (
         isinstance(error, ResponseError)
         and re.search(r"(?:^|-)(?:READONLY|MASTERDOWN|NOREPLICAS) ", str(error)) is not None
+    )
+
+
+def _passes(error: BaseException) -> bool:
+    # Whether the error is not of what is under a key: another server may be the right one, or this
+    # one be busy with somebody's script or have forgotten ours.
+    return (
+        _is_elsewhere(error) or isinstance(error, NoScriptError) or str(error).startswith("BUSY ")
     )
 
 
