@@ -6,10 +6,9 @@ from tests import clients
 from tests.servers import COMMANDS, free_port, running, started, wait_until
 from tests.test_servers import LATE_ERRORS, check
 
-# Reports of the servers themselves: of one that settles, of a close code that does not pass through
-# middleware, of a websocket that was refused.
+# Reports of the servers themselves: of one that settles, of a websocket that was refused.
 OTHERS = {
-    "daphne": ["to the server", "invalid close code 1011 (must be 1000 or from [3000, 4999])"],
+    "daphne": ["to the server"],
     "uvicorn-sansio": ["ASGI callable returned without completing handshake."],
 }
 VIEWS = ["fail", "fail_async"]
@@ -70,9 +69,7 @@ def test_under_waitress_views_that_fail_are_reported_once(waitress):
 def test_what_fails_is_reported_once(server, around):
     since = server.position()
     names = [*fail_in_views(server, around), *fail_elsewhere(server, around)]
-    # Inside of other middleware Daphne does not break off what fails late.
-    if not around or server.name != "daphne":
-        names += [fail_in_one(server, path, around) for path in LATE]
+    names += [fail_in_one(server, path, around) for path in LATE]
     wait_until(lambda: reports(server).keys() >= set(names), "the reports", server)
     server.settled(since)
     found = reports(server)
