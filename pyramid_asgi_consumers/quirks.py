@@ -1,6 +1,7 @@
 """What single servers need done differently, each with the version it was seen on.
 
-``tests/test_servers.py`` and ``tests/test_quirks.py`` show each of these on the server itself.
+``tests/test_servers.py`` and ``tests/test_quirks.py`` show each of these on the server itself,
+``tests/test_around_servers.py`` with others around the application.
 """
 
 import asyncio

@@ -46,9 +46,6 @@ class Server:
             raise Gone
         self.sent.append(message)
 
-    async def partial_send(self, nothing, message):
-        await self.send(message)
-
 
 async def accept_and_send(scope, receive, send):
     await receive()
