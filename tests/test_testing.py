@@ -1135,8 +1135,9 @@ def test_a_consumer_that_blocks_the_loop(monkeypatch):
         await accept(receive, send)
         release.wait(20)
 
+    app = make(None, ("/ws", "websocket", consumer), **{"asgi.leave_timeout": "0.25"})
     with pytest.raises(TimeoutError, match="These tasks .* do not end.*consumer"):
-        with websocket_app(consumer).websocket("/ws"):
+        with TestApp(app).websocket("/ws"):
             monkeypatch.setattr(testing, "TIMEOUT", 0.5)
     release.set()
     consumer.thread.join(20)

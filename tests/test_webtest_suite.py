@@ -275,6 +275,20 @@ def test_no_thread_is_left(testapp):
     assert threading.active_count() == before
 
 
+def test_what_middleware_wraps_is_reached_through_it(over):
+    class Middleware:
+        def __init__(self, app):
+            self.app = app
+
+        def __call__(self, environ, start_response):
+            return self.app(environ, start_response)
+
+    recorder = Recorder()
+    testapp = over(Middleware(Middleware(recorder)))
+    assert testapp.get("/").text == "x"
+    assert testapp.app.app.app is recorder
+
+
 # What WebTest takes, though no client could send it.
 
 ODD = [
