@@ -10,8 +10,9 @@ class Relay:
     """An asynchronous context manager: ``async with websocket.relay("news"):``.
 
     While its body runs, events of ``subscription`` are sent to ``websocket``: bytes as binary
-    messages, all other data as its JSON in text messages. Where they cannot be, since the client
-    has left or the subscription has overflowed, the body is cancelled and that error raised.
+    messages, all other data as its JSON in text messages, just as it came. Where they cannot be,
+    since the client has left or the subscription has overflowed, the body is cancelled and that
+    error raised.
     """
 
     def __init__(self, websocket: Any, subscription: Subscription) -> None:

@@ -107,6 +107,15 @@ async def test_a_client_that_has_left_ends_the_body(config):
     await asyncio.sleep(0)
 
 
+async def test_the_text_is_sent_as_it_is_without_being_parsed(config):
+    client = Client(config)
+    await client.websocket.accept()
+    async with client.websocket.relay("a"):
+        client.channels.backend.publish_many([("a", b"j[1, 2"), ("a", b"j[1,  2]")])
+        assert await client.next() == "[1, 2"
+        assert await client.next() == "[1,  2]"
+
+
 async def test_an_overflow_ends_the_body(config):
     client = Client(config)
     await client.websocket.accept()
