@@ -46,9 +46,9 @@ class _Channel:
 
     def __init__(self, start: Position) -> None:
         self.position = start
-        self.rows: deque[Row] = deque()
+        self.rows: deque[Row] | tuple[()] = ()
         self.feeds: dict[asyncio.AbstractEventLoop, Feed] = {}
-        self.members: Counter[bytes] = Counter()
+        self.members: Counter[bytes] | None = None
         self.touched = 0.0
 
 
@@ -160,9 +160,10 @@ class MemoryBackend:
         return self._epoch + self._forgotten[hash(name) % PARTS], 0
 
     def _store(self, name: str, channel: _Channel, row: Row) -> None:
-        if len(channel.rows) == self.history:
-            self._stored -= _cost(channel.rows.popleft())
-        channel.rows.append(row)
+        rows = channel.rows = channel.rows or deque()
+        if len(rows) == self.history:
+            self._stored -= _cost(rows.popleft())
+        rows.append(row)
         self._stored += _cost(row)
         self._storing[name] = None
         self._storing.move_to_end(name)
@@ -228,6 +229,7 @@ class MemoryBackend:
                     inbox.feeds += 1
                 feed.subscribers[subscription] = None
                 if subscription.presence is not None:
+                    channel.members = channel.members or Counter()
                     channel.members[subscription.presence] += 1
                 if name in subscription.since:
                     subscription.replay(_replayed(name, channel, subscription.since[name]))
@@ -252,7 +254,7 @@ class MemoryBackend:
     async def present(self, channel: str) -> list[Any]:
         with self._lock:
             found = self._channels.get(channel)
-            members = sorted(found.members) if found is not None else []
+            members = sorted(found.members or ()) if found is not None else []
         return [decode(member) for member in members]
 
     async def aclose(self) -> None:
