@@ -64,7 +64,9 @@ async def flood(websocket):
 
 async def subscriber(websocket):
     await websocket.accept()
-    async with websocket.channels.subscribe(websocket.path_params["name"]) as events:
+    name = websocket.path_params["name"]
+    async with websocket.channels.subscribe(name) as events:
+        await websocket.channels.publish(name, "all that ever comes")
         async for event in events:
             await websocket.send(event.json)
 
@@ -81,18 +83,17 @@ async def lingers(websocket):
     await websocket.accept()
     try:
         await websocket.send("hello")
-        match websocket.path_params["how"]:
-            case "iteration":
-                async for _ in websocket:
-                    pass
-            case "receive":
-                await websocket.receive()
-            case "wait_closed":
-                await websocket.wait_closed()
-            case "send":
-                while True:
-                    await websocket.send("x")
-                    await asyncio.sleep(0.01)
+        how = websocket.path_params["how"]
+        if how == "iteration":
+            assert [message async for message in websocket] == []
+        elif how == "receive":
+            await websocket.receive()
+        elif how == "wait_closed":
+            await websocket.wait_closed()
+        else:
+            while True:
+                await websocket.send("x")
+                await asyncio.sleep(0.01)
     except WebSocketDisconnect:
         happened[f"{websocket.path_params['name']} was told"] += 1
     await asyncio.Event().wait()
