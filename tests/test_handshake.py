@@ -110,7 +110,7 @@ async def test_no_equal_pattern_declared_later_leads_past_a_guard(config):
     guarded = declare(config, path=r"/a/{room:\d+}", permission="speak", factory=Room)
     later = Consumer()
     config.add_asgi_consumer(r"/a/{room:\w+}", "websocket", later)
-    config.add_asgi_app("/mount", later)
+    config.add_asgi_app("/mount", later, lifespan=False)
     declare(config, path="/mount/*room", permission="speak", factory=Room)
     app = config.make_asgi_app()
     assert (await shake(app, "/a/7"))["status"] == 403
