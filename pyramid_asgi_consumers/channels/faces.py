@@ -42,6 +42,7 @@ class Channels:
         return await self.publish_encoded((check_name(name), encode(data)))
 
     async def publish_encoded(self, message: tuple[str, bytes]) -> str:
+        """Publish a name that was checked with data that was encoded, after what was committed."""
         if self.committed.busy:
             await self.committed.awaited()
         return await self.backend.publish(*message)
