@@ -790,14 +790,15 @@ async def test_a_server_that_cancels_an_http_consumer_is_passed_on():
 
 
 async def test_a_server_that_cancels_besides_is_passed_on():
-    async def func(watching):
+    async def func():
         try:
             await asyncio.Event().wait()
         finally:
             serving.cancel()
             await asyncio.sleep(0)
 
-    serving = asyncio.ensure_future(requested(Server(GONE), func))
+    watching = RequestWatcher({"method": "GET"}, Server(GONE).receive)
+    serving = asyncio.ensure_future(watching.run(func()))
     await asyncio.wait({serving})
     # Python 3.10 does not count cancellations.
     assert serving.cancelled() is (sys.version_info >= (3, 11))
