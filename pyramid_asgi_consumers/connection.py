@@ -131,7 +131,9 @@ class Endpoint:
         task = asyncio.current_task()
         try:
             own = receive if watcher is None else noted_receive
-            await separate(self.consumer.app(scope, own, tracked))
+            call = self.consumer.app(scope, own, tracked)
+            # A function that watches itself has a task of its own.
+            await (call if self._watches else separate(call))
         except BaseException as raised:
             error = _alone(caught(raised, task))
             if isinstance(error, WebSocketDisconnect | _ClientGone) or (
