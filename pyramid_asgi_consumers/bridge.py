@@ -101,7 +101,7 @@ class WSGIBridge(WsgiToAsgi):
             )
             return await refuse(scope, send, 413)
         except ClientDisconnected:
-            return await _answer_nobody(scope, send)
+            return await answer_nobody(scope, send)
         except OSError as error:
             # The temporary file: a full disk, say.
             return await fail(scope, send, False, error)
@@ -134,7 +134,7 @@ class WSGIBridge(WsgiToAsgi):
                     Shown(scope["path"]),
                 )
                 if not response.sent:
-                    await _answer_nobody(scope, send)
+                    await answer_nobody(scope, send)
         except Exception as error:
             await fail(scope, send, response.sent, error, response.context)
 
@@ -165,9 +165,12 @@ async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _answer_nobody(scope: dict[str, Any], send: Send) -> None:
-    # The client has left, but middleware may wait for a response: Starlette's BaseHTTPMiddleware
-    # takes a request that ends without one for an error.
+async def answer_nobody(scope: dict[str, Any], send: Send) -> None:
+    """End an http request whose client has left before its response.
+
+    Middleware may wait for one: Starlette's ``BaseHTTPMiddleware`` takes a request that ends
+    without a response for an error.
+    """
     await refuse(scope, send, 400)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.bridge import fail, refuse
+from pyramid_asgi_consumers.bridge import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.denial import deny, rendered
 from pyramid_asgi_consumers.early import EarlyEvents
 from pyramid_asgi_consumers.exceptions import (
@@ -209,11 +209,14 @@ class Endpoint:
         task = asyncio.current_task()
         try:
             await separate(watcher.run(self.consumer.app(scope, watcher.receive, tracked)))
-            if not ended and not await watcher.has_left():
-                raise RuntimeError(
-                    f"{self.consumer} returned {'before the end of' if started else 'without'} its"
-                    " response"
-                )
+            if not ended:
+                if not await watcher.has_left():
+                    raise RuntimeError(
+                        f"{self.consumer} returned {'before the end of' if started else 'without'}"
+                        " its response"
+                    )
+                if not started:
+                    await answer_nobody(scope, send)
         except BaseException as raised:
             error = caught(raised, task)
             if isinstance(error, OSError) and _was_raised_by(send, sending, error):

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 from pyramid.httpexceptions import HTTPConflict
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from pyramid_asgi_consumers import watcher
 from pyramid_asgi_consumers.connection import Endpoint, Limit
@@ -102,6 +103,28 @@ async def test_a_client_that_is_gone_is_known_whatever_wraps_send(wrapped, proto
         serve, scope = endpoint(streaming, "http").http, http_scope()
     await serve(scope, server.receive, wrapped(server.send))
     assert (len(server.sent), caplog.messages) == (3, [])
+
+
+async def test_middleware_gets_a_response_for_a_client_that_left_before_it(caplog):
+    async def waits(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def dispatch(request, call_next):
+        return await call_next(request)
+
+    events = [{"type": "http.request"}]
+    sent = []
+
+    async def receive():
+        return events.pop() if events else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    around = BaseHTTPMiddleware(endpoint(waits, "http").http, dispatch)
+    await around(http_scope(), receive, send)
+    assert (sent[0]["status"], caplog.messages) == (400, [])
 
 
 async def test_what_send_raises_before_it_waits_counts_as_well(caplog):
