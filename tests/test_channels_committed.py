@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -46,10 +45,8 @@ class Recorder(MemoryBackend):
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    deadline = time.monotonic() + SECONDS
-    while any(thread.name == "channels-committed" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    mine = [thread for thread in threading.enumerate() if thread.name == "channels-committed"]
+    assert not any(thread.join(SECONDS) or thread.is_alive() for thread in mine)
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
