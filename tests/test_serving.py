@@ -274,7 +274,7 @@ def ran(code):
     """What Python writes that runs ``code``."""
     code = "from tests.liveapp import Application, get\n" + SERVING + code
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60
     )
     return result.stdout + result.stderr
 

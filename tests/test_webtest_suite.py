@@ -236,14 +236,16 @@ def test_an_encoded_response_is_decoded(testapp):
     assert testapp.get("/gzip").text == "x" * 1000
 
 
-def test_an_exception_is_raised_in_the_test(testapp):
+def test_an_exception_is_raised_in_the_test_and_not_logged(testapp, caplog):
     with pytest.raises(LookupError, match="in the view"):
         testapp.get("/fail")
+    assert caplog.records == []
 
 
-def test_an_exception_in_the_middle_of_a_response_is_raised_in_the_test(testapp):
+def test_an_exception_in_the_middle_of_a_response_is_raised_in_the_test(testapp, caplog):
     with pytest.raises(RuntimeError, match="in the middle"):
         testapp.get("/stream?chunks=2&fails")
+    assert caplog.records == []
 
 
 def test_what_is_written_to_errors_fails_the_test(testapp):
