@@ -12,6 +12,8 @@ import urllib.request
 import pytest
 import websockets
 from pyramid.response import Response
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import StaticPool
 from websockets.sync.client import connect
 
 from pyramid_asgi_consumers import serving as module
@@ -108,6 +110,25 @@ def test_any_asgi_application():
 
     with serving(app) as live:
         assert get(live.url) == "plain"
+
+
+def test_a_database_in_memory_that_threads_share():
+    engine = create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    application = Application()
+
+    def page(request):
+        with engine.connect() as connection:
+            return Response(connection.scalar(text("SELECT name FROM person")))
+
+    application.page = page
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE person (name TEXT)"))
+        connection.execute(text("INSERT INTO person VALUES ('anna')"))
+    with serving(application.app) as live:
+        assert get(live.url) == "anna"
+    engine.dispose()
 
 
 def failure(*args):
