@@ -9,6 +9,9 @@ import threading
 from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Mount
 
 from tests.clients import FILLER
 
@@ -106,3 +109,25 @@ def main():
 
 
 app = main()
+
+
+# The same, mounted in another application and within middleware.
+
+
+async def dispatch(request, call_next):
+    return await call_next(request)
+
+
+inside = Starlette(routes=[Mount("/in", app=BaseHTTPMiddleware(app, dispatch=dispatch))])
+
+
+async def around(scope, receive, send):
+    async def wrapped_receive():
+        return await receive()
+
+    async def wrapped_send(message):
+        await send(message)
+
+    if "path" in scope:
+        scope = {**scope, "path": "/in" + scope["path"], "raw_path": b"/in" + scope["raw_path"]}
+    await inside(scope, wrapped_receive, wrapped_send)

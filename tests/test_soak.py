@@ -205,12 +205,17 @@ def held(server):
     return answer
 
 
-def test_nothing_is_left_of_thousands_of_connections(tmp_path):
+#: The application, and it within a mount and middleware.
+SERVED = ["app", "around"]
+
+
+@pytest.mark.parametrize("app", SERVED)
+def test_nothing_is_left_of_thousands_of_connections(app, tmp_path):
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
     options = ["--no-access-log", "--log-level", "warning"]
-    with running("uvicorn-sansio", tmp_path, "tests.soakapp:app", options) as server:
+    with running("uvicorn-sansio", tmp_path, f"tests.soakapp:{app}", options) as server:
         idle = held(server)
         # Threads are started, and caches are filled.
         warming = Load(server, chance, WEBSOCKETS // 10, REQUESTS // 10)
@@ -234,12 +239,13 @@ def test_nothing_is_left_of_thousands_of_connections(tmp_path):
     assert TRACEBACK not in log
 
 
-def test_nothing_is_left_of_senders_whose_clients_have_left(tmp_path):
+@pytest.mark.parametrize("app", SERVED)
+def test_nothing_is_left_of_senders_whose_clients_have_left(app, tmp_path):
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
     options = ["--no-access-log", "--log-level", "warning"]
-    with running("uvicorn-sansio", tmp_path, "tests.soakapp:app", options) as server:
+    with running("uvicorn-sansio", tmp_path, f"tests.soakapp:{app}", options) as server:
         asyncio.run(asyncio.wait_for(leave_senders(server, chance, SENT // 10), LIMIT))
         before = held(server)
         asyncio.run(asyncio.wait_for(leave_senders(server, chance, SENT), LIMIT))
