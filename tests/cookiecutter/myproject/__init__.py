@@ -10,4 +10,4 @@ def main(global_config, **settings):
         config.include(".routes")
         config.include(".security")
         config.scan()
-        return config.make_asgi_app()
+    return config.make_asgi_app()

@@ -1,0 +1,33 @@
+"""A project that has moved with WhiteNoise, the debug toolbar and a ``Configurator`` of its own."""
+
+from pathlib import Path
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid.security import NO_PERMISSION_REQUIRED
+from whitenoise import WhiteNoise
+
+STATIC = Path(__file__).parent / "cookiecutter"
+
+
+class OwnConfigurator(Configurator):
+    """Wraps what it makes in middleware."""
+
+    def make_wsgi_app(self):
+        return WhiteNoise(super().make_wsgi_app(), root=str(STATIC), prefix="files/")
+
+
+async def echo(websocket):
+    await websocket.accept()
+    async for message in websocket:
+        await websocket.send(message)
+
+
+def main(global_config, **settings):
+    with OwnConfigurator(settings=settings) as config:
+        config.include("pyramid_asgi_consumers")
+        config.include("pyramid_debugtoolbar")
+        config.add_route("page", "/")
+        config.add_view(lambda request: Response("<body>A page</body>"), route_name="page")
+        config.add_websocket("/echo", echo, permission=NO_PERMISSION_REQUIRED)
+    return config.make_asgi_app()
