@@ -5,24 +5,35 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
+from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from pyramid.security import NO_PERMISSION_REQUIRED
+
+from pyramid_asgi_consumers.testing import TestApp
+from tests.project import Message, User, make_config, make_engine
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs/moving.rst"
-DIFF = ".. code-block:: diff\n"
+STREAMER = "A streamer of one's own"
 #: What the project has got since it has moved.
 ADDED = ["myproject/views/chat.py", "test_chat.py"]
 
 
+def first_block(section, language):
+    """The lines of the first block of this kind in a section of the page."""
+    text = PAGE.read_text().partition(f"\n{section}\n---")[2]
+    lines = text.partition(f".. code-block:: {language}\n")[2].splitlines()
+    return list(takewhile(lambda line: not line or line.startswith("    "), lines))
+
+
 def changes(section):
     """The lines that the page's section takes away and those that it adds, one or none each."""
-    text = PAGE.read_text().partition(f"\n{section}\n---")[2].partition(DIFF)[2]
     changes, removed = [], None
-    for line in text.splitlines()[1:]:
-        if line and not line.startswith("    "):
-            break
+    for line in first_block(section, "diff"):
         sign, line = line[4:5], line[5:]
         if sign == "-":
             removed = line
@@ -94,3 +105,35 @@ def test_its_tests_passed_over_wsgi_before(not_moved):
     )
     assert ran.returncode == 0, ran.stdout
     assert "5 passed" in ran.stdout
+
+
+def test_a_streamer_sends_what_is_not_the_clients_own(tmp_path):
+    engine = make_engine(tmp_path / "test.db")
+    config = make_config(engine)
+    example = ModuleType("example")
+    example.Message = Message
+    exec(textwrap.dedent("\n".join(first_block(STREAMER, "python"))), vars(example))
+
+    def add(request):
+        message = Message(**request.json_body)
+        request.dbsession.merge(User(name=message.author))
+        request.dbsession.flush()
+        request.dbsession.add(message)
+        request.dbsession.flush()
+        request.channels.publish("messages", {"id": message.id})
+        return {}
+
+    config.add_websocket("/stream", example.stream, permission=NO_PERMISSION_REQUIRED)
+    config.add_route("add", "/add")
+    config.add_view(add, route_name="add", renderer="json")
+    app = config.make_asgi_app()
+    ann, anybody = TestApp(app), TestApp(app)
+    with ann, anybody:
+        ann.post("/login", {"name": "ann"})
+        with ann.websocket("/stream") as of_ann, anybody.websocket("/stream") as of_anybody:
+            ann.post_json("/add", {"text": "mine", "author": "ann"})
+            assert of_anybody.receive_json() == {"text": "mine", "author": "ann"}
+            ann.post_json("/add", {"text": "yours", "author": "otto"})
+            assert of_anybody.receive_json() == {"text": "yours", "author": "otto"}
+            assert of_ann.receive_json() == {"text": "yours", "author": "otto"}
+    engine.dispose()

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # suites.sh [PACKAGE...]: the suites that released packages ship in their sdists, and that of
-# Pyramid's wiki2 tutorial, over WSGI and over ASGI, as a table for docs/moving.rst. Run by hand; it
-# takes five minutes, and everything goes into a temporary directory.
+# Pyramid's wiki2 tutorial, over WSGI and over ASGI, as the table of docs/moving.rst. Ends with 1
+# where a test differs. Run by hand; it takes five minutes, and everything goes into a temporary
+# directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
@@ -39,10 +40,21 @@ run() { # NAME WHEN [ARGUMENT...]: the suite in this directory
         --junitxml "$work/$name-$when.xml" "$@" tests >"$work/$name-$when.txt" 2>&1 || [ $? = 1 ]
 }
 
-row() { # NAME VERSION COUNT
-    python "$here/table.py" "$1" "$2" "$work/$1-before.xml" "$work/$1-after.xml" "$3" || failed=1
+line() { # NAME VERSION BEFORE AFTER APPLICATIONS NOTE
+    printf '%-20s %-8s %6s %6s %12s  %s\n' "$@" | sed 's/ *$//'
 }
 
+row() { # NAME VERSION COUNT
+    local found
+    found=$(python "$here/compared.py" "$work/$1-before.xml" "$work/$1-after.xml") || failed=1
+    IFS='|' read -r before after note <<<"$found"
+    line "$1" "$2" "$before" "$after" "$3" "$note"
+}
+
+border=$(line ==================== ======== ====== ====== ============ =====================)
+echo "$border"
+line package version before after applications notes
+echo "$border"
 for name in "${suites[@]}"; do
     if [ "$name" = wiki2 ]; then
         [ -d "$work/pyramid" ] || unpack pyramid
@@ -50,16 +62,16 @@ for name in "${suites[@]}"; do
         cd "$work/wiki2"
         pip install -q -e .
         run wiki2 before
-        "$here/wiki2.sh" move
+        "$here/wiki2.sh" move >&2
         run wiki2 after
         row wiki2 "$(released pyramid)" 1
-        "$here/wiki2.sh" look || failed=1
+        "$here/wiki2.sh" look >&2 || failed=1
         continue
     fi
     unpack "$name"
     cd "$work/$name"
     if [ ! -d tests ]; then
-        echo "$name $(released "$name"): no tests in its sdist"
+        line "$name" "$(released "$name")" '\ ' '' '' 'no tests in its sdist'
         continue
     fi
     # Their own options are for coverage, and their warnings for other versions.
@@ -68,4 +80,5 @@ for name in "${suites[@]}"; do
     row "$name" "$(released "$name")" \
         "$(sed -n 's/ applications over ASGI$//p' "$work/$name-after.txt")"
 done
+echo "$border"
 exit $failed
