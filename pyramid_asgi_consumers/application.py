@@ -107,8 +107,10 @@ class ASGIApplication:
         if not isinstance(environ, dict):
             # Uvicorn takes a function that is not async for an ASGI 2 application.
             reason = (
-                "The server has called what makes the application with each scope: give it the"
-                " application, or the option --factory and a function without arguments"
+                "Called with neither a scope nor an environ. Either the server was given main,"
+                " which makes an application, in place of one (uvicorn module:main: write an app.py"
+                " with app = pyramid.paster.get_app('production.ini'), and serve app:app); or it"
+                " does not speak ASGI (granian needs --interface asgi)"
             )
             log.error("%s", reason)
             raise TypeError(reason)

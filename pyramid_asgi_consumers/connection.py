@@ -195,6 +195,12 @@ class Endpoint:
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
             elif kind in _BODIES:
+                body = message.get("body", b"")
+                if not isinstance(body, bytes | bytearray | memoryview):
+                    # Some servers answer with less, or hang.
+                    raise TypeError(
+                        f"{self.consumer} must send bytes as body, not {type(body).__name__}"
+                    )
                 if not message.get("more_body"):
                     ended = True
                     watcher.stop()
@@ -263,6 +269,7 @@ class Endpoint:
             await refuse(400)
             return None
         if isinstance(outcome, Refusal):
+            log.info("%d for a handshake to %s: Pyramid's answer", outcome.status, self.consumer)
             await refuse(outcome.status, outcome.headers, outcome.body)
             return None
         scope["pyramid.request"] = outcome.request

@@ -101,6 +101,11 @@ async def run_in_request(
             )
         environ = Request.blank("/").environ
         return await handshakes.call(NO_CONSUMER, {}, environ, Cookies("", "/"), func, args)
+    if not isinstance(scope, Mapping):
+        raise TypeError(
+            f"run_in_request takes a consumer's scope, or the registry, not {scope!r}; with a"
+            " websocket it is websocket.run_in_request(func)"
+        )
     admission = scope.get(ADMISSION)
     if admission is None:
         raise RuntimeError(
@@ -240,9 +245,16 @@ class ExchangeRoutesMapper:
         return routes + [route for route in own if route is not None]
 
 
-def exchange_view(context: Any, request: Request) -> Response:
-    """The view that an exchange is to reach."""
-    return request.environ[EXCHANGE].answer(context, request)
+def exchange_view(app: Any) -> Callable[[Any, Request], Response]:
+    """Return the view that an exchange is to reach; tools and refusals call it as ``app``."""
+
+    def view(context: Any, request: Request) -> Response:
+        return request.environ[EXCHANGE].answer(context, request)
+
+    view.__name__ = getattr(app, "__name__", type(app).__name__)
+    view.__module__ = getattr(app, "__module__", view.__module__)
+    view.is_of_exchange = True
+    return view
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
+from pyramid.router import Router
 from pyramid.settings import aslist, falsey, truthy
 
 from pyramid_asgi_consumers import stubborn
@@ -288,6 +289,11 @@ def _check_application(server: str, app: Any) -> None:
     # A composite or a pipeline of the ini is a WSGI application around ours.
     # It is looked for as servers do.
     called = app if inspect.isroutine(app) else app.__call__
+    if isinstance(app, Router):
+        raise ConfigurationError(
+            f"{server} serves what config.make_asgi_app() returns, and main returns"
+            " config.make_wsgi_app(): change that line"
+        )
     if not inspect.iscoroutinefunction(called):
         raise ConfigurationError(
             f"{server} serves what config.make_asgi_app() returns, not {app!r}. A composite or a"

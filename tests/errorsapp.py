@@ -115,6 +115,11 @@ async def unended(scope, receive, send):
     await send({"type": "http.response.body", "body": b"some", "more_body": True})
 
 
+async def text(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": "text"})
+
+
 async def leaving(scope, receive, send):
     """Returns without a response when its client has left."""
     log.info("leaving waits")
@@ -194,7 +199,7 @@ def main(global_config=None, **settings):
         config.add_websocket("/request/{kind}", in_request, permission=NO_PERMISSION_REQUIRED)
         config.add_websocket("/guarded/{kind}", waiting, factory=Guard)
         config.add_websocket("/relay/{kind}", relaying)
-        for consumer in (silent, unended, leaving, head, path_send):
+        for consumer in (silent, unended, text, leaving, head, path_send):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
         config.add_websocket("/stubborn/function", stubborn_function)
         config.add_asgi_consumer("/stubborn/consumer", "websocket", stubborn_consumer)

@@ -415,6 +415,33 @@ async def test_rest_of_a_path_is_traversed_as_pyramid_does(config):
 # URLs.
 
 
+@pytest.mark.parametrize(
+    "inner, words",
+    [
+        ("page", "view function tests.test_config_handshakes.view"),
+        ("websocket", "path /chat "),
+    ],
+)
+def test_a_name_that_a_page_of_another_level_has_is_an_error(config, inner, words):
+    def view(request):
+        """Never called."""
+
+    def page(config):
+        config.add_route("chat", "/chat")
+        config.add_view(view, route_name="chat", request_method="GET")
+
+    def websocket(config):
+        config.add_asgi_consumer("/chat/ws", "websocket", consumer, name="chat")
+
+    for declare in (page, websocket):
+        if declare.__name__ == inner:
+            config.include(declare)
+        else:
+            declare(config)
+    with pytest.raises(ConfigurationError, match=f"consumer /chat/ws .* and the {words}.* 'chat'"):
+        config.make_asgi_app()
+
+
 # What was forgotten.
 
 
@@ -460,6 +487,21 @@ def test_a_permission_without_a_security_policy_is_warned_of(caplog):
         " tests.test_config_handshakes.consumer) guards nothing: there is no security policy"
         " (config.set_security_policy)"
     ]
+
+
+@pytest.mark.parametrize("hook", [None, "pyramid_tm.explicit_manager"])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_transaction_manager_of_threads_is_warned_of_beside_guarded_consumers(
+    guarded, hook, caplog
+):
+    config = Configurator(settings={"tm.manager_hook": hook} if hook else {})
+    config.include("pyramid_tm")
+    config.include("pyramid_asgi_consumers")
+    permission = NO_PERMISSION_REQUIRED if guarded else None
+    config.add_asgi_consumer("/x", "websocket", consumer, permission=permission)
+    config.make_asgi_app()
+    expected = guarded and hook is None
+    assert ("Set tm.manager_hook = pyramid_tm.explicit_manager" in caplog.text) == expected
 
 
 def test_a_permission_with_a_security_policy_is_not(config, caplog):
@@ -607,7 +649,7 @@ def script(name, *arguments):
 def test_proutes_lists_the_consumers(ini):
     lines = [line.split() for line in script("proutes", ini).splitlines()]
     listed = {line[0]: line[1:3] for line in lines if len(line) > 2}
-    view = "pyramid_asgi_consumers.handshake.exchange_view"
+    view = "tests.test_config_handshakes.consumer"
     assert listed["room"] == ["/rooms/{room}", view]
     assert listed["http:/feed/{id}"] == ["/feed/{id}", view]
 

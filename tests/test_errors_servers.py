@@ -107,6 +107,14 @@ def test_an_http_consumer_that_returns_before_the_end_of_its_response(server):
     assert b"\r\n0\r\n" not in received
 
 
+def test_an_http_consumer_that_sends_text_as_a_body(server):
+    line = "/text (function tests.errorsapp.text) must send bytes as body, not str"
+    with logged(server, line):
+        answer = clients.get(server, "/text")
+    # Granian has sent nothing yet.
+    assert answer.status == 500 if server.name == "granian" else not answer.whole
+
+
 def test_an_http_consumer_whose_client_has_left_owes_nothing(server):
     with logged(server, "leaving has left"):
         since = server.position()

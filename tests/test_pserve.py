@@ -12,6 +12,7 @@ import threading
 from functools import partial
 
 import pytest
+from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.paster import bootstrap
 
@@ -350,6 +351,12 @@ def test_a_pipeline_or_a_composite_is_refused(kind, tmp_path):
 def test_a_wsgi_application_is_refused(name):
     with pytest.raises(ConfigurationError, match=f"{name} serves what .* a pipeline of the ini"):
         getattr(servers, name)(lambda environ, start_response: [])
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_what_make_wsgi_app_returns_is_refused(name):
+    with pytest.raises(ConfigurationError, match="main returns config.make_wsgi_app.*change that"):
+        getattr(servers, name)(Configurator().make_wsgi_app())
 
 
 # The option listen, as waitress has it.

@@ -654,3 +654,8 @@ async def test_a_handshake_that_fails_is_logged_with_the_contextvars_that_it_lef
     caplog.handler.removeFilter(note)
     assert (sent[0]["status"], noted.get()) == (500, None)
     assert seen == [("The handshake of websoc", "by the factory")]
+
+
+async def test_what_is_neither_a_scope_nor_a_registry_is_said_to_be_so(config):
+    with pytest.raises(TypeError, match="takes a consumer's scope, or the registry, not <object"):
+        await run_in_request(object(), texts)

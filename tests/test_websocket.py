@@ -856,6 +856,7 @@ async def test_what_can_be_a_function(func):
     ("func", "message"),
     [
         (None, "must be an async function of one argument, or its dotted name, not None"),
+        (list, "must be an async function of one argument, or its dotted name, not <class 'list"),
         (
             lambda websocket: decorated(websocket),
             r"must be async \(async def func\(websocket\)\), not <function <lambda>",

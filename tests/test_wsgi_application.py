@@ -68,9 +68,11 @@ async def test_a_copy_does_not_call_the_original(app):
 
 
 def test_what_is_neither_a_scope_nor_an_environ_is_said_to_be_so(app, caplog):
-    with pytest.raises(TypeError, match="what makes the application .* the option --factory"):
+    with pytest.raises(
+        TypeError, match="given main, which makes an application, .*--interface asgi"
+    ):
         app(None, None)
-    assert "--factory" in caplog.text
+    assert "write an app.py" in caplog.text
 
 
 def test_the_router_s_attributes_are_reachable(app):
@@ -183,4 +185,16 @@ def test_uvicorn_that_is_given_main_says_what_to_do(project):
         return clients.get(server, "/").status == 500
 
     with started("uvicorn", command, port, project, environ, answers=answers) as server:
-        wait_until(lambda: "--factory" in server.logged(), "the reason", server)
+        wait_until(lambda: "write an app.py" in server.logged(), "the reason", server)
+
+
+def test_granian_that_does_not_speak_asgi_says_what_to_do(project):
+    port = free_port()
+    command = f"granian --host {HOST} --port {port} project:app".split()
+
+    def answers(server):
+        return clients.get(server, "/").status == 500
+
+    environ = {"PYTHONPATH": str(project)}
+    with started("granian", command, port, project, environ, answers=answers) as server:
+        wait_until(lambda: "--interface asgi" in server.logged(), "the reason", server)

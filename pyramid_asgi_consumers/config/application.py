@@ -6,7 +6,7 @@ import os
 import sys
 
 from pyramid.exceptions import ConfigurationError
-from pyramid.interfaces import IRoutesMapper, ISecurityPolicy
+from pyramid.interfaces import IRoutesMapper, ISecurityPolicy, ITweens
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers import quirks
@@ -45,7 +45,9 @@ def make_asgi_app(config, wsgi_app=None):
     else:
         config.commit()
     config.registry.getUtility(IRoutesMapper).served = True
+    _check_route_names(config)
     _warn_of_open_doors(config)
+    _warn_of_held_connections(config.registry)
     _warn_of_islands(config)
 
     def setting(name):
@@ -82,6 +84,40 @@ def make_asgi_app(config, wsgi_app=None):
         setting("asgi.max_connections"),
         setting("asgi.leave_timeout"),
     )
+
+
+def _check_route_names(config):
+    # Pyramid reports a conflict only of declarations that were included at the same level.
+    mapper = config.registry.getUtility(IRoutesMapper)
+    consumers = {
+        consumer.route_name: consumer
+        for consumer in config.registry.getUtility(IConsumerMapper)
+        if consumer.route_name is not None
+    }
+    words = "The {} and the {} are both for the route {!r}: a consumer's name is that of its route"
+    for name, consumer in consumers.items():
+        pattern = mapper.get_route(name).pattern
+        if pattern != consumer.path:
+            raise ConfigurationError(words.format(consumer, f"path {pattern}", name))
+    for entry in config.introspector.get_category("views", ()):
+        view = entry["introspectable"]
+        name = view["route_name"]
+        if name in consumers and not getattr(view["callable"], "is_of_exchange", False):
+            shown = config.object_description(view["callable"])
+            raise ConfigurationError(words.format(consumers[name], f"view {shown}", name))
+
+
+def _warn_of_held_connections(registry):
+    tweens = registry.queryUtility(ITweens)
+    names = {name for name, _ in tweens.implicit()} if tweens is not None else set()
+    if "pyramid_tm.tm_tween_factory" not in names or registry.settings.get("tm.manager_hook"):
+        return
+    if any(consumer.route_name for consumer in registry.getUtility(IConsumerMapper)):
+        log.warning(
+            "pyramid_tm has the transaction manager of the thread here: a database session that a"
+            " consumer uses outside run_in_request would hold its connection for ever, and lose"
+            " what it writes. Set tm.manager_hook = pyramid_tm.explicit_manager"
+        )
 
 
 def _warn_of_open_doors(config):

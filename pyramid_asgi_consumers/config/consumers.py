@@ -133,7 +133,7 @@ def add_websocket(config, path, func, **arguments):
     """
     resolved = config.maybe_dotted(func)
     problem = None
-    if not callable(resolved):
+    if not callable(resolved) or inspect.isclass(resolved):
         problem = "an async function of one argument, or its dotted name"
     elif _is_plain_function(resolved):
         problem = "async (async def func(websocket))"

@@ -16,7 +16,12 @@ from pyramid.interfaces import (
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.config.attributes import add_request_attribute
-from pyramid_asgi_consumers.handshake import NO_CONSUMER, ExchangeRoutesMapper, exchange_view
+from pyramid_asgi_consumers.handshake import (
+    NO_CONSUMER,
+    ExchangeRoutesMapper,
+    exchange_view,
+    run_in_request,
+)
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IGuards
 from pyramid_asgi_consumers.mapper import Consumer
 
@@ -91,7 +96,7 @@ class Guard:
             **{key: self.predicates[key] for key in for_route},
         )
         config.add_view(
-            exchange_view,
+            exchange_view(getattr(self.consumer.app, "func", self.consumer.app)),
             route_name=name,
             permission=self.permission,
             _info=self.info,
@@ -184,4 +189,8 @@ def includeme(config):
     hidden = config.with_package(config.package)
     hidden.introspection = False
     hidden.add_route(NO_CONSUMER, "/", static=True)
-    hidden.add_view(exchange_view, route_name=NO_CONSUMER, permission=NO_PERMISSION_REQUIRED)
+    hidden.add_view(
+        exchange_view(run_in_request),
+        route_name=NO_CONSUMER,
+        permission=NO_PERMISSION_REQUIRED,
+    )
