@@ -17,11 +17,12 @@ failed=0
 python3 -m venv "$work/venv"
 . "$work/venv/bin/activate"
 pip install -q --upgrade pip
-# The packages, and what their suites need. Cornice's are for marshmallow 3.
+# The packages, and what their suites need. Cornice's is for marshmallow 3, the toolbar's for what
+# Pygments 2.18 made of SQL.
 pip install -q -e "$here/../..[uvicorn,daphne,hypercorn]" \
     cornice pyramid_debugtoolbar pyramid_jinja2 pyramid_openapi3 pyramid_retry pyramid_tm webtest \
-    alembic bcrypt colander docutils lxml 'marshmallow < 4' PasteDeploy pyquery pytest \
-    sqlalchemy waitress WSGIProxy2 zope.component zope.sqlalchemy
+    alembic bcrypt colander docutils lxml 'marshmallow < 4' PasteDeploy 'pygments < 2.19' \
+    pyquery pytest sqlalchemy waitress WSGIProxy2 zope.component zope.sqlalchemy
 
 released() { # PACKAGE: its version that is installed
     python -c "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))" "$1"
