@@ -32,6 +32,11 @@ def test_whitenoise_serves_its_files_and_passes_the_rest_on(server):
         assert websocket.recv(DEADLINE) == "hello"
 
 
+def test_a_wsgi_application_is_mounted_where_a_composite_had_it(server):
+    assert clients.get(server, "/old/page").body == b"/old has /page"
+    assert clients.get(server, "/older").status == 404
+
+
 def test_the_debug_toolbar_shows_a_request(server):
     page = clients.get(server, "/?shown=yes")
     button = re.search(rb'href="[^"]*(/_debug_toolbar/[0-9]+)"', page.body)
