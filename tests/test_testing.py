@@ -7,11 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import webtest
@@ -101,15 +99,6 @@ def test_without_webtest_it_says_what_to_install():
     code = "import sys; sys.modules['webtest'] = None; import pyramid_asgi_consumers.testing"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "needs WebTest: pip install webtest" in result.stderr.splitlines()[-1]
-
-
-def test_the_test_in_the_readme_passes():
-    text = (Path(__file__).parent.parent / "README.rst").read_text()
-    names = {}
-    blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", text)
-    for block in filter(re.compile("def main|TestApp").search, blocks):
-        exec(textwrap.dedent(block), names)
-    names["test_page_and_websocket"]()
 
 
 # Views.

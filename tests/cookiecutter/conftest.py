@@ -1,4 +1,7 @@
-"""The cookiecutter's own conftest.py, without alembic and with one import changed."""
+"""The cookiecutter's own conftest.py, without alembic and with one import changed.
+
+At its end are the fixtures of the README, for what is to be seen when it was committed.
+"""
 
 import os
 
@@ -7,6 +10,7 @@ import transaction
 from pyramid.paster import get_appsettings
 from pyramid.scripting import prepare
 from pyramid.testing import DummyRequest, testConfig
+from sqlalchemy import create_engine
 
 from pyramid_asgi_consumers.testing import TestApp
 
@@ -95,3 +99,16 @@ def dummy_config(dummy_request):
     """A dummy Configurator, with threadlocals."""
     with testConfig(request=dummy_request) as config:
         yield config
+
+
+@pytest.fixture
+def own_engine():
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def committing_testapp(app_settings, own_engine):
+    return TestApp(main({}, dbengine=own_engine, **app_settings))

@@ -47,6 +47,27 @@ def test_the_url_of_the_websocket(app_request):
     assert app_request.websocket_url("chat", room="a") == "ws://example.com/chat/a"
 
 
+def test_what_is_said_is_published_where_it_is_committed(committing_testapp, own_engine):
+    with Session(own_engine) as session, session.begin():
+        session.add(models.User(**ANNA))
+    committing_testapp.post_json("/login", ANNA)
+    with committing_testapp.websocket("/listen/a") as listener:
+        with committing_testapp.websocket("/chat/a") as websocket:
+            websocket.send("hello")
+        assert listener.receive_json() == ["anna", "hello"]
+    assert committing_testapp.get("/messages/a").json == [["anna", "hello"]]
+
+
+def test_in_the_transaction_of_the_test_it_waits_for_a_commit(testapp, anna, app_request):
+    testapp.post_json("/login", ANNA)
+    with testapp.websocket("/listen/a") as listener:
+        with testapp.websocket("/chat/a") as websocket:
+            websocket.send("hello")
+            assert websocket.receive() == "anna: hello"
+        app_request.channels.publish_now("chat:a", "by the test")
+        assert listener.receive_json() == "by the test"
+
+
 @pytest.fixture
 def stored_anna(dbengine):
     with Session(dbengine) as session:
