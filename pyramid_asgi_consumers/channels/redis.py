@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -60,13 +60,17 @@ log = logging.getLogger(__name__)
 
 # Count, store and publish one event. A server that was restarted may have lost events whose numbers
 # it would give out again, so each of its lives has an epoch of its own; the entry names the one
-# before it, by which a subscriber sees that nothing was lost. Without a history the entry is empty.
+# before, by which a subscriber sees that nothing was lost. Without a history the entry is empty.
+# ``longest`` is a length that no entry up to this one exceeds, by which READ knows how many it may
+# read at once; behind a foreign entry nobody knows. Once the event is stored, an error no longer
+# says that nothing was done, and is marked.
 PUBLISH = """
 local life = string.sub(string.match(redis.call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local before, epoch, number = '0-0', nil, 0
+local before, epoch, number, longest = '0-0', nil, 0, 0
 if newest then
     before = newest[1]
+    longest = newest[2][5] == 'longest' and tonumber(newest[2][6]) or 2 ^ 31
     epoch, number = string.match(before, '(%d+)-(%d+)')
 end
 if not newest or newest[2][2] ~= life then
@@ -79,36 +83,40 @@ if not newest or newest[2][2] ~= life then
 end
 local id = epoch .. '-' .. string.format('%.0f', tonumber(number) + 1)
 local history = tonumber(ARGV[3])
-redis.call('XADD', KEYS[1], 'MAXLEN', math.max(history, 1), id,
-    'life', life, 'before', before, 'data', history > 0 and ARGV[2] or '')
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('PUBLISH', ARGV[1], id .. ' ' .. ARGV[2])
+local data = history > 0 and ARGV[2] or ''
+redis.call('XADD', KEYS[1], 'MAXLEN', math.max(history, 1), id, 'life', life, 'before', before,
+    'longest', string.format('%.0f', math.max(longest, #data)), 'data', data)
+local kept = redis.pcall('EXPIRE', KEYS[1], ARGV[4])
+local sent = redis.pcall('PUBLISH', ARGV[1], id .. ' ' .. ARGV[2])
+local failed = type(kept) == 'table' and kept or type(sent) == 'table' and sent
+if failed then return redis.error_reply('STORED ' .. failed['err']) end
 return id
 """
 
 # One page of what is stored: which life of the server answers, the newest id, and from ARGV[1] on
-# (none if that is empty) up to ARGV[2] entries and about ARGV[3] bytes: an index of ids, of those
-# before them and of lengths, and all payloads in one. A foreign entry has no id before it.
+# (none if that is empty) up to ARGV[2] entries and ARGV[3] bytes, but for one entry: an index of
+# ids, of those before them and of lengths, and all payloads in one. A foreign entry has no id
+# before it. What is read at once has room whatever the entries' lengths are.
 READ = """
 local life = string.sub(string.match(redis.call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local start, count, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local index, payloads, step, longest = {}, {}, 1, 1
+local longest = newest and newest[2][5] == 'longest' and tonumber(newest[2][6]) or 2 ^ 31
+local index, payloads = {}, {}
 while newest and start ~= '' and count > 0 and room > 0 do
-    local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(step, count))
+    local step = math.min(64, count, math.max(1, math.floor(room / math.max(1, longest))))
+    local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', step)
     for _, entry in ipairs(entries) do
         local fields, before, payload = entry[2], '?', ''
-        if fields[3] == 'before' and fields[5] == 'data' then
-            before, payload = string.match(fields[4], '^%d+%-%d+$') or '?', fields[6]
+        if fields[3] == 'before' and fields[7] == 'data' then
+            before, payload = string.match(fields[4], '^%d+%-%d+$') or '?', fields[8]
         end
         index[#index + 1] = entry[1] .. ' ' .. before .. ' ' .. #payload
         payloads[#payloads + 1] = payload
         room = room - #payload
-        longest = math.max(longest, #payload)
     end
-    if #entries < math.min(step, count) then break end
+    if #entries < step then break end
     count = count - #entries
-    step = math.max(1, math.min(step * 2, 64, math.floor(room / longest)))
     local epoch, number = string.match(entries[#entries][1], '(%d+)-(%d+)')
     start = epoch .. '-' .. string.format('%.0f', tonumber(number) + 1)
 end
@@ -436,7 +444,14 @@ class _Connections:
         if self._shutdown is None:
             self._shutdown = self._until_shutdown()
             await self._shutdown.__anext__()
-        connection = await _within(self._timeout, self._pool.get_connection())
+        getting = asyncio.ensure_future(self._pool.get_connection())
+        try:
+            connection = await _within(self._timeout, getting)
+        except BaseException:
+            # A cancellation may have come with the connection.
+            if not getting.cancelled() and getting.exception() is None:
+                await self._pool.release(getting.result())
+            raise
         try:
             yield connection
         except BaseException:
@@ -1240,12 +1255,12 @@ def _traffic(connection: AsyncConnection) -> tuple[int, int]:
 
 
 async def _within(
-    seconds: float, coroutine: Coroutine[Any, Any, Any], connection: AsyncConnection | None = None
+    seconds: float, awaited: Awaitable[Any], connection: AsyncConnection | None = None
 ) -> Any:
     # Within as much time altogether, or without as much time in which nothing moves on the
     # connection. asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with
-    # the result.
-    task = asyncio.ensure_future(coroutine)
+    # the result. What was awaited is done, or cancelled and done, when this returns.
+    task = asyncio.ensure_future(awaited)
     waited, traffic = 0, None
     try:
         while waited < STEPS:
@@ -1256,9 +1271,11 @@ async def _within(
             waited = waited + 1 if traffic == before else 1
         raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        task.cancel()
+        while not task.done():
+            # Who is cancelled once more is on the way out already.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
 
 
 async def _greet(connection: AsyncConnection) -> bytes:
@@ -1350,8 +1367,10 @@ def _passes(error: BaseException) -> bool:
     )
 
 
-def _refused(error: Exception) -> PublishRefused:
-    refusal = PublishRefused(f"Redis refused: {error}")
+def _refused(error: Exception) -> ChannelsError:
+    # But for what failed when the event was stored already.
+    stored = str(error).startswith("STORED ")
+    refusal = _unknown(error) if stored else PublishRefused(f"Redis refused: {error}")
     refusal.__cause__ = error
     return refusal
 
