@@ -28,7 +28,7 @@ from pyramid_asgi_consumers.raised import caught, separate
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.threads import context_of
 from pyramid_asgi_consumers.turns import TURN, Turns, give_way
-from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher
+from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,9 @@ class Endpoint:
         if reason is not None:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await deny(scope, send, 403)
+        if self.consumer.route_name is None:
+            with self.limit, self.process:
+                return await self._serve_websocket(scope, receive, send, [])
         async with EarlyEvents(receive) as early:
             with self.limit, self.process:
                 headers = await self._admitted(scope, early, partial(deny, scope, send))
@@ -168,6 +171,9 @@ class Endpoint:
         """Serve an http request."""
         if self._is_full():
             return await refuse(scope, send, 503)
+        if self.consumer.route_name is None:
+            with self.limit, self.process:
+                return await self._serve_http(scope, receive, send, [])
         async with EarlyEvents(receive) as early:
             with self.limit, self.process:
                 headers = await self._admitted(scope, early, partial(_answer, scope, send))
@@ -182,13 +188,18 @@ class Endpoint:
         paced = quirks.served_by(scope, send).paced(send)
         turns = self._turns()
         due = 0.0
-        watcher = RequestWatcher(scope, receive)
-        if self.consumer.mounted:
+        watcher = RequestWatcher(scope, receive, self._sweep)
+        is_own = not self.consumer.mounted
+        if not is_own:
             # Others wrote it, and it goes on as it does without us.
             watcher.stop()
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal started, ended, due, sending
+            if watcher.left and is_own and not ended:
+                # As the specification asks of servers.
+                watcher.told(str(self.consumer))
+                return _gone(message)
             kind = message["type"]
             if kind == "http.response.start":
                 started = True
@@ -196,7 +207,7 @@ class Endpoint:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
             elif kind in _BODIES:
                 body = message.get("body", b"")
-                if not isinstance(body, bytes | bytearray | memoryview):
+                if not isinstance(body, _BYTES):
                     # Some servers answer with less, or hang.
                     raise TypeError(
                         f"{self.consumer} must send bytes as body, not {type(body).__name__}"
@@ -224,8 +235,12 @@ class Endpoint:
                 if not started:
                     await answer_nobody(scope, send)
         except BaseException as raised:
-            error = caught(raised, task)
-            if isinstance(error, OSError) and _was_raised_by(send, sending, error):
+            error = _alone(caught(raised, task))
+            if isinstance(error, _ClientGone):
+                log.debug("The client of %s had left: %s", self.consumer, Shown(error))
+                if not started:
+                    await answer_nobody(scope, send)
+            elif isinstance(error, OSError) and _was_raised_by(send, sending, error):
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))
@@ -253,8 +268,6 @@ class Endpoint:
     ) -> Headers | None:
         # Completes the scope and returns the headers that the consumer's answer gets besides its
         # own; or refuses, and returns None.
-        if self.consumer.route_name is None:
-            return []
         try:
             left = early.left if quirks.served_by(scope, None).tells_who_left_early else None
             outcome = await self.handshakes.admit(self.consumer, scope, left)
@@ -283,6 +296,7 @@ class Endpoint:
         turns = self._known_turns
         if turns is None or turns.loop is not asyncio.get_running_loop():
             turns = self._known_turns = Turns()
+            self._sweep = Sweep()
         return turns
 
     def _is_full(self) -> bool:
@@ -291,6 +305,8 @@ class Endpoint:
             log.warning("503 for %s: max_connections are open", self.consumer)
         return full
 
+
+_BYTES = (bytes, bytearray, memoryview)
 
 # The messages that carry a body, or its rest: also those of extensions (ASGI, Zero Copy Send and
 # Path Send).
@@ -302,6 +318,8 @@ class _ClientGone(ClientDisconnected):
 
 
 async def _gone(message: dict[str, Any]) -> None:
+    # Who goes on for all that does not keep others from their turn, or its end.
+    await asyncio.sleep(0)
     raise _ClientGone("The client has left")
 
 

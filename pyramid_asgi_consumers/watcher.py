@@ -255,32 +255,59 @@ def _is_over(awaitable: Any) -> bool:
     return asyncio.isfuture(awaitable) and awaitable.done()
 
 
+class Sweep:
+    """Looks after the clients of http requests, every ``INTERVAL``; for one event loop.
+
+    Requests that end sooner cost no more than their entry here.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        #: Requests, and whether they were there already when it was looked last.
+        self._watched: dict[RequestWatcher, bool] = {}
+        self._is_due = False
+
+    def add(self, watcher: "RequestWatcher") -> None:
+        self._watched[watcher] = False
+        if not self._is_due:
+            self._is_due = True
+            self.loop.call_later(INTERVAL, self._look)
+
+    def remove(self, watcher: "RequestWatcher") -> None:
+        self._watched.pop(watcher, None)
+
+    def _look(self) -> None:
+        for watcher, seen in list(self._watched.items()):
+            if seen:
+                watcher.look()
+            else:
+                self._watched[watcher] = True
+        self._is_due = bool(self._watched)
+        if self._is_due:
+            self.loop.call_later(INTERVAL, self._look)
+
+
 class RequestWatcher:
     """Notices that the client has left an http consumer that does not receive.
 
     ``receive`` is the server's, for the request that ``scope`` describes; the consumer gets
-    :meth:`receive`. Its client is looked after once it has read the request's body, which GET and
-    HEAD requests seldom have. A consumer that asks for more after that hears by itself that its
-    client has left, and is not cancelled.
+    :meth:`receive`. Where nobody waits there for ``INTERVAL``, events are taken in advance, up to
+    ``MESSAGES`` or ``BYTES``. A consumer that asks for more after its request's body hears by
+    itself that its client has left, and is not cancelled.
     """
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive) -> None:
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, sweep: Sweep) -> None:
+        self._scope = scope
         self._receive = receive
-        #: Whether events may be taken in advance: who asks for a body says that it is to be sent.
-        self._may_look = scope["method"] in ("GET", "HEAD")
-        self._read = False
-        self._stopped = False
+        self._sweep = sweep
+        #: Whether the client is known to have left.
+        self.left = False
+        self._asked = self._read = self._stopped = self._cancelled = False
         self._waiting = 0
         self._ahead: asyncio.Task[Event] | None = None
-        self._events: deque[Event] = deque()
-        self._disconnect: Event | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._cancelled = False
-
-    @property
-    def left(self) -> bool:
-        """Whether the client is known to have left."""
-        return self._disconnect is not None
+        self._events: deque[Event] | None = None
+        self._size = 0
+        self._overdue: asyncio.TimerHandle | None = None
 
     async def has_left(self) -> bool:
         """Whether the client has left, once nobody receives any more: the server is asked again."""
@@ -292,12 +319,15 @@ class RequestWatcher:
 
     async def _until_left(self) -> None:
         while not self.left:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                self._disconnect = event
+            self._note(await self._receive())
+
+    def _note(self, event: Event) -> None:
+        if event["type"] == "http.disconnect":
+            self.left = True
 
     async def receive(self) -> Event:
         """The consumer's ``receive``; no event is lost or comes twice."""
+        self._asked = True
         if self._read:
             self.stop()
         self._waiting += 1
@@ -305,18 +335,16 @@ class RequestWatcher:
             event = await self._next()
         finally:
             self._waiting -= 1
-        if event["type"] == "http.disconnect":
-            self._disconnect = event
-        elif not event.get("more_body"):
-            self._read = self._may_look = True
-            self._arm()
+        self._note(event)
+        if not event.get("more_body"):
+            self._read = True
         return event
 
     async def _next(self) -> Event:
         while not self._events:
             ahead = self._ahead
-            if self._disconnect is not None:
-                return self._disconnect
+            if self.left:
+                return {"type": "http.disconnect"}
             if ahead is None:
                 return await self._receive()
             if ahead.done():
@@ -325,7 +353,9 @@ class RequestWatcher:
                 ahead.result()
             else:
                 await asyncio.wait({ahead})
-        return self._events.popleft()
+        event = self._events.popleft()
+        self._size -= len(event.get("body", b""))
+        return event
 
     async def run(self, call: Awaitable[object]) -> None:
         """Await ``call``, the consumer's, and watch.
@@ -333,17 +363,18 @@ class RequestWatcher:
         Returns when it has ended, or has been cancelled since its client has left.
         """
         self._task = task = asyncio.current_task()
-        # Python 3.10 does not count: there a cancellation by others is not told from ours.
-        before = getattr(task, "cancelling", int)()
-        if self._may_look:
-            self._arm()
+        if not self._stopped:
+            self._sweep.add(self)
         try:
             await call
         except asyncio.CancelledError:
-            if not self._cancelled or getattr(task, "cancelling", int)() > before + 1:
+            # Python 3.10 does not count: there a cancellation by others is not told from ours.
+            if not self._cancelled or getattr(task, "cancelling", int)() > self._before + 1:
                 raise
         finally:
             self.stop()
+            if self._overdue is not None:
+                self._overdue.cancel()
             if self._cancelled:
                 getattr(task, "uncancel", int)()
             if self._ahead is not None and not self._ahead.done():
@@ -351,24 +382,44 @@ class RequestWatcher:
                 self._ahead.cancel()
                 await asyncio.wait({self._ahead})
 
+    def told(self, name: str) -> None:
+        """The consumer, which logs call ``name``, has been refused to send, as its client has left.
+
+        Where it goes on, it is cancelled after the seconds that :data:`LEAVE_TIMEOUT` says.
+        """
+        self.stop()
+        if self._overdue is None and not self._cancelled:
+            seconds = self._scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
+            self._overdue = self._sweep.loop.call_later(seconds, self._give_up, name, seconds)
+
+    def _give_up(self, name: str, seconds: float) -> None:
+        log.warning("%s goes on %g s after its client has left: cancelled", name, seconds)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._before = getattr(self._task, "cancelling", int)()
+        self._cancelled = True
+        self._task.cancel()
+
     def stop(self) -> None:
         """Watch no longer: the response has ended, or the consumer listens by itself."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if not self._stopped:
+            self._stopped = True
+            self._sweep.remove(self)
 
-    def _arm(self) -> None:
-        if self._timer is None and not self._stopped:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._waiting:
-            self._arm()
-        elif self._ahead is None and len(self._events) < MESSAGES:
+    def look(self) -> None:
+        """Take events in advance, if nobody waits for them and they may be taken."""
+        if self._waiting or self._ahead is not None or not self._may_look():
+            return
+        if self._events is None:
+            self._events = deque()
+        if len(self._events) < MESSAGES and self._size < BYTES:
             self._ahead = asyncio.ensure_future(_awaited(self._receive))
             self._ahead.add_done_callback(self._arrived)
+
+    def _may_look(self) -> bool:
+        # Who asks for the body tells such a client to send it (RFC 9110 section 10.1.1).
+        return self._asked or all(name != b"expect" for name, _ in self._scope["headers"])
 
     def _arrived(self, ahead: asyncio.Task[Event]) -> None:
         if ahead.exception() is not None:
@@ -376,15 +427,14 @@ class RequestWatcher:
         self._ahead = None
         event = ahead.result()
         if event["type"] == "http.disconnect":
-            self._disconnect = event
+            self.left = True
             if not self._stopped and not self._waiting:
-                self._cancelled = True
-                self._task.cancel()
+                self._cancel()
             return
         self._events.append(event)
-        # A body that is sent after all waits for the consumer.
-        if not self._stopped and not self._waiting and not event.get("more_body"):
-            self._look()
+        self._size += len(event.get("body", b""))
+        if not self._stopped:
+            self.look()
 
 
 async def _awaited(receive: Receive) -> Event:

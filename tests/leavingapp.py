@@ -171,6 +171,40 @@ async def http_listens(scope, receive, send):
     happened[f"{scope['path_params']['name']} finished"] += 1
 
 
+async def drained(receive):
+    """A task beside the consumer, which hears that the client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def http_feed(scope, receive, send):
+    """Sends, while a task of its own receives."""
+    drain = asyncio.create_task(drained(receive))
+    await send(START)
+    while not drain.done():
+        await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
+        await asyncio.sleep(0.05)
+    # Servers tell this themselves, or the package does.
+    try:
+        await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
+    except OSError:
+        happened[f"{scope['path_params']['name']} was told"] += 1
+        raise
+
+
+async def http_insists(scope, receive, send):
+    """Sends, whatever comes of it, while a task of its own receives."""
+    drain = asyncio.create_task(drained(receive))
+    await send(START)
+    while True:
+        try:
+            await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
+        except OSError:
+            assert drain.done()
+            continue
+        await asyncio.sleep(0.01)
+
+
 async def http_afterwards(scope, receive, send):
     """Has something to do after its response."""
     await send(START)
@@ -224,6 +258,8 @@ def make_app():
             http_waits,
             http_upload,
             http_listens,
+            http_feed,
+            http_insists,
             http_afterwards,
         ):
             path = f"/{consumer.__name__}/{{name}}"

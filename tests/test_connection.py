@@ -505,3 +505,30 @@ async def test_a_sender_without_an_end_gives_others_their_turn(kind):
     server = Deaf(CONNECT)
     scope = http_scope() if kind == "http" else websocket_scope()
     await getattr(endpoint(app, kind), kind)(scope, server.receive, server.send)
+
+
+async def test_who_is_told_that_its_client_has_left_and_has_not_answered_owes_nothing(caplog):
+    async def app(scope, receive, send):
+        assert (await receive())["type"] == "http.disconnect"
+        with pytest.raises(OSError, match="The client has left"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    server = Deaf({"type": "http.disconnect"})
+    await endpoint(app, "http").http(http_scope(), server.receive, server.send)
+    assert [message.get("status") for message in server.sent] == [400, None]
+    assert caplog.messages == []
+
+
+async def test_an_http_consumer_that_sends_to_nobody_is_told_and_ends(caplog):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        waiting = asyncio.ensure_future(receive())
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.wait({waiting})
+
+    server = Deaf({"type": "http.disconnect"})
+    await endpoint(app, "http").http(http_scope(), server.receive, server.send)
+    assert len(server.sent) == 2
+    assert caplog.messages == []

@@ -177,6 +177,43 @@ def test_http_consumers_that_do_not_receive_are_cancelled(server, quiet):
         wait_for_the_end(server, kind)
 
 
+# The request's line, and what is sent of its body.
+REQUESTS = {
+    "POST without a body": ("POST", "Content-Length: 0", b""),
+    "POST with a body": ("POST", "Content-Length: 3", b"abc"),
+    "GET with half a body": ("GET", "Content-Length: 10", b"ab"),
+    "GET with a chunk of many": ("GET", "Transfer-Encoding: chunked", b"2\r\nab\r\n"),
+}
+
+
+def test_no_request_keeps_the_place_of_a_client_that_has_left(server, quiet):
+    for number, (method, line, body) in enumerate(REQUESTS.values()):
+        with clients.raw(server) as connection:
+            send_request(connection, f"/http_ticks/request-{number}", method, line)
+            connection.sendall(body)
+            if server.name != "daphne" or number < 2:
+                # Daphne waits for the whole body.
+                clients.read_until(connection, b"tick\n")
+            clients.leave(connection)
+    for number in range(4):
+        # Daphne calls no consumer for half a body.
+        began = happened(server, f"request-{number} began")
+        wait_for_the_end(server, f"request-{number}", began)
+
+
+def test_http_consumers_that_send_while_another_task_receives_are_told(server, quiet):
+    since = server.position()
+    for kind in ("http_feed", "http_insists"):
+        with clients.raw(server) as connection:
+            send_request(connection, f"/{kind}/{kind}")
+            clients.read_until(connection, b"tick\n")
+            clients.leave(connection)
+    for kind in ("http_feed", "http_insists"):
+        wait_for_the_end(server, kind)
+    assert happened(server, "http_feed was told") == 1
+    assert server.logged(since).count("goes on 0.5 s after its client has left: cancelled") == 1
+
+
 def test_http_consumers_that_hear_of_it_or_have_answered_go_on(server, quiet):
     with clients.raw(server) as connection:
         send_request(connection, "/http_listens/listens")

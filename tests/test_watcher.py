@@ -12,6 +12,7 @@ from pyramid_asgi_consumers.watcher import (
     MESSAGES,
     RequestWatcher,
     SenderWatcher,
+    Sweep,
     Watcher,
 )
 
@@ -580,9 +581,10 @@ EMPTY = {"type": "http.request", "body": b"", "more_body": False}
 GONE = {"type": "http.disconnect"}
 
 
-async def requested(server, func, method="GET"):
+async def requested(server, func, *headers):
     """Run ``func(watcher)`` for a request; return whether it was cancelled."""
-    watching = RequestWatcher({"method": method}, server.receive)
+    scope = {"headers": [(b"host", b"localhost"), *headers], watcher.LEAVE_TIMEOUT: 0.01}
+    watching = RequestWatcher(scope, server.receive, Sweep())
     cancelled = []
 
     async def called():
@@ -601,34 +603,36 @@ async def forever(watching):
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("events", [[EMPTY, GONE], [GONE]])
-async def test_an_http_consumer_is_cancelled_when_its_client_leaves(method, events):
-    assert await requested(Server(*events), forever, method)
+def part(body):
+    return {"type": "http.request", "body": body, "more_body": True}
 
 
-async def test_a_body_that_nobody_has_asked_for_is_not_asked_for():
-    server = Server(EMPTY, GONE)
+@pytest.mark.parametrize("events", [[EMPTY, GONE], [GONE], [part(b"1"), part(b"2"), GONE]])
+async def test_an_http_consumer_is_cancelled_when_its_client_leaves(events):
+    assert await requested(Server(*events), forever)
+
+
+async def test_a_client_that_waits_for_leave_to_send_its_body_gets_none():
+    server = Server(part(b"1"), EMPTY, GONE)
 
     async def func(watching):
         await asyncio.sleep(0.02)
         assert server.asked == 0
+        assert await watching.receive() == part(b"1")
+        await asyncio.Event().wait()
 
-    assert not await requested(server, func, "POST")
+    assert await requested(server, func, (b"expect", b"100-continue"))
 
 
 async def test_an_http_consumer_that_has_read_its_body_is_cancelled_when_its_client_leaves():
-    part = {"type": "http.request", "body": b"part", "more_body": True}
-    server = Server(part, EMPTY, GONE)
+    server = Server(part(b"1"), EMPTY, GONE)
 
     async def func(watching):
-        assert await watching.receive() == part
-        await asyncio.sleep(0.02)
-        assert server.asked == 1
+        assert await watching.receive() == part(b"1")
         assert await watching.receive() == EMPTY
         await asyncio.Event().wait()
 
-    assert await requested(server, func, "POST")
+    assert await requested(server, func)
 
 
 async def test_what_was_taken_in_advance_is_received_once():
@@ -647,19 +651,17 @@ async def test_what_was_taken_in_advance_is_received_once():
     assert not await requested(server, func)
 
 
-async def test_a_body_that_a_get_request_has_after_all_waits_for_its_consumer():
-    parts = [
-        {"type": "http.request", "body": b"1", "more_body": True},
-        {"type": "http.request", "body": b"2", "more_body": True},
-        {"type": "http.request", "body": b"3", "more_body": False},
-    ]
+async def test_so_much_of_a_body_is_taken_in_advance_and_the_rest_when_it_was_received():
+    parts = [part(b"x" * (BYTES // 2)) for _ in range(6)]
     server = Server(*parts)
 
     async def func(watching):
         await until(lambda: server.asked)
         await asyncio.sleep(0.02)
-        assert server.asked == 1
-        assert [await watching.receive() for _ in parts] == parts
+        assert server.asked == 2
+        assert [await watching.receive() for _ in range(5)] == parts[:5]
+        await until(lambda: server.asked == 7)
+        assert await watching.receive() == parts[5]
 
     assert not await requested(server, func)
 
@@ -797,8 +799,40 @@ async def test_a_server_that_cancels_besides_is_passed_on():
             serving.cancel()
             await asyncio.sleep(0)
 
-    watching = RequestWatcher({"method": "GET"}, Server(GONE).receive)
+    watching = RequestWatcher({"headers": []}, Server(GONE).receive, Sweep())
     serving = asyncio.ensure_future(watching.run(func()))
     await asyncio.wait({serving})
     # Python 3.10 does not count cancellations.
     assert serving.cancelled() is (sys.version_info >= (3, 11))
+
+
+async def test_a_consumer_that_goes_on_to_send_to_nobody_is_cancelled(caplog):
+    async def func(watching):
+        assert await watching.receive() == GONE
+        watching.told("the consumer")
+        watching.told("the consumer")
+        await asyncio.Event().wait()
+
+    assert await requested(Server(GONE), func)
+    assert caplog.messages == ["the consumer goes on 0.01 s after its client has left: cancelled"]
+
+
+async def test_a_consumer_that_ends_when_it_may_not_send_is_not_cancelled(caplog):
+    async def func(watching):
+        assert await watching.receive() == GONE
+        watching.told("the consumer")
+
+    assert not await requested(Server(GONE), func)
+    await asyncio.sleep(0.02)
+    assert caplog.messages == []
+
+
+async def test_requests_that_end_soon_are_not_looked_at():
+    server = Server()
+
+    async def ends(watching):
+        await asyncio.sleep(0)
+
+    for _ in range(100):
+        assert not await requested(server, ends)
+    assert server.asked == 0
