@@ -46,7 +46,8 @@ class IChannelsBackend(Interface):
     """What carries the events of channels; given to ``config.set_channels_backend``.
 
     Names and payloads arrive checked and encoded: see :mod:`pyramid_asgi_consumers.channels.base`,
-    whose ``make_event`` makes an event of a payload.
+    whose ``make_event`` makes an event of a payload. If it has an attribute ``timeout``, publishers
+    wait so many seconds for what was committed before, and otherwise 5.
     """
 
     def publish_many(messages):

@@ -1,6 +1,8 @@
 """What every backend of the channels does, and what they share."""
 
 import asyncio
+import copy
+import pickle
 import subprocess
 import sys
 import threading
@@ -496,6 +498,7 @@ def test_an_event_is_parsed_once():
 
 def test_the_oldest_events_are_parsed_again(monkeypatch):
     monkeypatch.setattr(base, "MOST_PARSED", 12)
+    monkeypatch.setattr(base, "PARSED", 0)
     monkeypatch.setattr(Event, "data", base._Parsed())
     events = [raw(b"[[[]]]") for _ in range(3)]
     oldest, middle, _ = [event.data for event in events]
@@ -506,6 +509,57 @@ def test_the_oldest_events_are_parsed_again(monkeypatch):
     long = raw(b"[1,2,3,4,5,6,7,8,9]")
     assert long.data is long.data
     assert events[0].data == oldest
+
+
+READ = """
+import sys, tracemalloc
+from pyramid_asgi_consumers.channels.base import make_event
+
+tracemalloc.start()
+for number in range(60_000):
+    make_event("a", (1, number), b"j1").data
+print(tracemalloc.get_traced_memory()[0])
+"""
+
+
+def test_events_that_were_read_and_are_gone_cost_no_more_than_those_that_are_not():
+    command = [sys.executable, "-c", READ]
+    found = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    # 21,000 of them are remembered, with a weak reference, a tuple and a number each.
+    assert 1_000_000 < int(found.stdout) < 2 * base.MOST_PARSED
+
+
+def test_what_interrupts_the_parsing_of_an_event_parses_its_own(monkeypatch):
+    parsed = base._Parsed()
+    monkeypatch.setattr(Event, "data", parsed)
+    event, other = raw(b"[1]"), raw(b"[2]")
+    found = []
+
+    class Interrupts(list):
+        def append(self, entry):
+            found.append(other.data)
+            super().append(entry)
+
+    parsed._events = Interrupts()
+    assert event.data is event.data
+    assert found == [[2]] and other.data is not found[0]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+@pytest.mark.parametrize(
+    "item",
+    [make_event("a", (1, 2), b'j{"a":1}'), make_event("a", (1, 2), b"b\x00"), Gap("a", 1)],
+    ids=["text", "bytes", "gap"],
+)
+def test_events_and_gaps_are_copied_and_pickled(copied, item):
+    copy_of_it = copied(item)
+    assert copy_of_it == item and type(copy_of_it) is type(item)
+    assert copy_of_it.size == item.size and hash(copy_of_it) == hash(item)
+    assert getattr(copy_of_it, "data", None) == getattr(item, "data", None)
 
 
 def test_an_event_is_not_changed():
@@ -1047,6 +1101,18 @@ async def test_what_is_stored_is_bounded_in_bytes(monkeypatch):
     for number in range(9):
         await channels.publish("a", number)
     assert backend._stored == 4 * (memory.ROW + 1)
+
+
+def test_a_loop_that_was_closed_is_forgotten_by_who_subscribes():
+    channels = Channels(MemoryBackend())
+    lost = channels.subscribe("a", presence="lost")
+    asyncio.run(lost.__aenter__())
+
+    async def subscribe():
+        async with channels.subscribe("b"):
+            assert await channels.present("a") == []
+
+    asyncio.run(subscribe())
 
 
 def test_a_loop_that_was_closed_is_forgotten_by_who_publishes_to_it():

@@ -1,6 +1,8 @@
 """Publishing after commits that an event loop's thread makes, and what follows them."""
 
 import asyncio
+import gc
+import logging
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import transaction
 from pyramid_asgi_consumers.channels import Channels, RequestChannels
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from pyramid_asgi_consumers.exceptions import PublishRefused
+from pyramid_asgi_consumers.exceptions import PublishRefused, PublishUnknown
 from pyramid_asgi_consumers.interfaces import IChannels
 
 SECONDS = 20
@@ -42,11 +44,16 @@ class Recorder(MemoryBackend):
         return await super().publish(channel, payload)
 
 
+def published():
+    """Wait until all that was committed is published."""
+    mine = [thread for thread in threading.enumerate() if thread.name == "channels-committed"]
+    assert not any(thread.join(SECONDS) or thread.is_alive() for thread in mine)
+
+
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    mine = [thread for thread in threading.enumerate() if thread.name == "channels-committed"]
-    assert not any(thread.join(SECONDS) or thread.is_alive() for thread in mine)
+    published()
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
@@ -141,7 +148,10 @@ async def test_what_comes_while_the_backend_is_slow_goes_in_one_call(backend):
     assert backend.calls == []
     backend.let.set()
     await asyncio.wait_for(then, SECONDS)
-    assert backend.calls == [["j0"], ["j1", "j1", "j2", "j2", "j3", "j3"], 'j"then"']
+    assert backend.calls == [["j0"], ["j1", "j1", "j2", "j2", "j3", "j3", 'j"then"']]
+    await asyncio.to_thread(published)
+    await channels.publish("a", "direct")
+    assert backend.calls[2:] == ['j"direct"']
 
 
 async def test_who_no_longer_waits_is_passed_over(backend):
@@ -153,8 +163,8 @@ async def test_who_no_longer_waits_is_passed_over(backend):
     await asyncio.wait({first})
     backend.let.set()
     await asyncio.wait_for(second, SECONDS)
-    assert backend.calls == [["j0"], 'j"y"']
-    await channels.committed.awaited()
+    assert backend.calls == [["j0"], ['j"y"']]
+    await asyncio.to_thread(published)
 
 
 @pytest.mark.parametrize("error", [LookupError("own\nfault"), SystemExit(3)])
@@ -164,7 +174,7 @@ async def test_a_backend_that_raises_stops_nothing(backend, caplog, error):
     backend.let.set()
     backend.raises = error
     await commit(request, 0, 1)
-    await channels.committed.awaited()
+    await asyncio.to_thread(published)
     backend.raises = None
     await commit(request, 2)
     await channels.publish("a", 3)
@@ -172,6 +182,282 @@ async def test_a_backend_that_raises_stops_nothing(backend, caplog, error):
     [record] = caplog.records
     assert record.getMessage() == "Publishing 2 events after the commit failed"
     assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("error", [LookupError("own\nfault"), SystemExit(3)])
+async def test_who_is_published_beside_commits_is_told_that_a_backend_raised(backend, error):
+    channels = Channels(backend)
+    await commit(request_of(channels), 0)
+    then = asyncio.ensure_future(channels.publish("a", "then"))
+    await asyncio.sleep(0)
+    backend.raises = error
+    backend.let.set()
+    with pytest.raises(PublishUnknown, match="Nobody knows"):
+        await asyncio.wait_for(then, SECONDS)
+
+
+class Refuses(MemoryBackend):
+    def __init__(self):
+        super().__init__()
+        self.begun = threading.Event()
+        self.let = threading.Event()
+
+    def publish_many(self, messages):
+        self.begun.set()
+        assert self.let.wait(SECONDS)
+        return [PublishRefused("away") for _ in messages]
+
+
+async def test_who_is_refused_beside_commits_is_told_and_only_the_commits_are_logged(caplog):
+    channels = Channels(Refuses())
+    request = request_of(channels)
+    await commit(request, 0)
+    then = asyncio.ensure_future(channels.publish("a", "then"))
+    await asyncio.sleep(0)
+    channels.backend.let.set()
+    with pytest.raises(PublishRefused, match="away"):
+        await asyncio.wait_for(then, SECONDS)
+    await asyncio.to_thread(published)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Not published on 'a' after the commit: away"
+    ]
+
+
+# How a publisher waits, on the loop and in a thread.
+async def on_the_loop(channels, request):
+    await channels.publish("a", "x")
+
+
+async def in_a_view(channels, request):
+    await request.channels.apublish("a", "x")
+
+
+async def in_a_thread(channels, request):
+    await asyncio.to_thread(request.channels.publish_now, "a", "x")
+
+
+@pytest.mark.parametrize("publish", [on_the_loop, in_a_view, in_a_thread])
+async def test_who_waits_too_long_for_earlier_commits_is_refused(backend, publish):
+    backend.timeout = 0.05
+    channels = Channels(backend)
+    request = request_of(channels)
+    await commit(request, 0)
+    assert await asyncio.to_thread(backend.begun.wait, SECONDS)
+    with pytest.raises(PublishRefused, match="committed before still was not after 0.05 seconds"):
+        await asyncio.wait_for(publish(channels, request), SECONDS)
+    backend.let.set()
+    await asyncio.to_thread(published)
+    assert backend.calls == [["j0"]]
+
+
+@pytest.mark.parametrize("publish", [on_the_loop, in_a_view, in_a_thread])
+async def test_who_has_no_answer_in_time_is_told_that_nobody_knows(backend, publish):
+    channels = Channels(backend)
+    request = request_of(channels)
+    channels.committed.publish_later([("a", b"j0")])
+    assert await asyncio.to_thread(backend.begun.wait, SECONDS)
+    backend.begun.clear()
+    backend.timeout = 1
+    waiting = asyncio.ensure_future(publish(channels, request))
+    # It is taken with the second call, which does not end.
+    while len(channels.committed._jobs) < 1:
+        await asyncio.sleep(0)
+    first, backend.let = backend.let, threading.Event()
+    first.set()
+    assert await asyncio.to_thread(backend.begun.wait, SECONDS)
+    with pytest.raises(PublishUnknown, match="no answer within 1 seconds"):
+        await asyncio.wait_for(waiting, SECONDS)
+    backend.let.set()
+    await asyncio.to_thread(published)
+    assert backend.calls == [["j0"], ['j"x"']]
+
+
+async def test_a_commit_in_a_thread_leaves_to_the_other_what_takes_too_long(backend, caplog):
+    backend.timeout = 0.05
+    request = request_of(Channels(backend))
+    await commit(request, 0)
+
+    def elsewhere():
+        with request.tm:
+            request.channels.publish("a", 1)
+
+    await asyncio.wait_for(asyncio.to_thread(elsewhere), SECONDS)
+    assert backend.calls == []
+    backend.let.set()
+    await asyncio.to_thread(published)
+    assert [payload for call in backend.calls for payload in call] == ["j0", "j1"]
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "1 events that were committed still wait for those of earlier commits"
+    )
+
+
+class Publishes(logging.Handler):
+    """Publishes what is logged, with the result in ``results``."""
+
+    def __init__(self, request):
+        super().__init__()
+        self.channels = request.channels
+        self.results = []
+
+    def emit(self, record):
+        self.results.append(self.channels.publish_now("log", record.getMessage()))
+
+
+async def test_a_log_handler_may_publish_what_is_logged_of_commits():
+    class Picky(MemoryBackend):
+        def publish_many(self, messages):
+            results = super().publish_many(messages)
+            return [PublishRefused("away") if name == "a" else results[0] for name, _ in messages]
+
+    channels = Channels(Picky())
+    request = request_of(channels)
+    handler = Publishes(request)
+    logging.getLogger("pyramid_asgi_consumers").addHandler(handler)
+    try:
+        for number in range(3):
+            await commit(request, number)
+        await asyncio.to_thread(published)
+    finally:
+        logging.getLogger("pyramid_asgi_consumers").removeHandler(handler)
+    assert len(handler.results) == 3 and all(isinstance(x, str) for x in handler.results)
+    await asyncio.wait_for(channels.publish("other", 1), SECONDS)
+
+
+class Raises(logging.Handler):
+    def emit(self, record):
+        raise LookupError("own fault")
+
+
+async def test_a_log_handler_that_raises_stops_nothing(backend, monkeypatch):
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_value))
+    backend.let.set()
+    backend.raises = LookupError("the backend's")
+    channels = Channels(backend)
+    handler = Raises()
+    logging.getLogger("pyramid_asgi_consumers").addHandler(handler)
+    try:
+        await commit(request_of(channels), 0)
+        await asyncio.to_thread(published)
+    finally:
+        logging.getLogger("pyramid_asgi_consumers").removeHandler(handler)
+    assert [str(error) for error in raised] == ["own fault"]
+    backend.raises = None
+    await asyncio.wait_for(channels.publish("a", 1), SECONDS)
+
+
+class Finalized:
+    """Calls ``publish`` when the garbage collector finds it."""
+
+    def __init__(self, publish):
+        self.cycle = self
+        self.publish = publish
+
+    def __del__(self):
+        self.publish()
+
+
+@pytest.fixture
+def garbage():
+    """The garbage collector runs all the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(2)
+    yield
+    gc.set_threshold(*before)
+
+
+def test_finalizers_may_publish_anywhere(channels, garbage):
+    request = request_of(channels)
+    finalized = []
+
+    def publish():
+        try:
+            request.channels.publish_now("gone", 1)
+        except RuntimeError:
+            # On the loop of the last lines.
+            channels.backend.publish_many([("gone", b"j1")])
+        finalized.append(1)
+
+    def work():
+        for number in range(300):
+            Finalized(publish)
+            request.channels.publish_now(f"b{number % 7}", number)
+            with request.tm:
+                request.channels.publish("a", number)
+
+    async def commits():
+        # With a manager of its own: one transaction at a time.
+        committing = request_of(channels)
+        for number in range(300):
+            Finalized(publish)
+            await commit(committing, number)
+            await channels.publish("a", number)
+        await channels.backend.aclose()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    asyncio.run(asyncio.wait_for(commits(), SECONDS))
+    worker.join(SECONDS)
+    assert not worker.is_alive()
+    # pytest fails where a finalizer has raised.
+    assert finalized
+
+
+FORKS = """
+import os, signal, sys, threading
+from pyramid_asgi_consumers.channels import Channels
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
+
+class Recorder(MemoryBackend):
+    calls = []
+    begun = threading.Event()
+    let = threading.Event()
+
+    def publish_many(self, messages):
+        self.begun.set()
+        self.let.wait()
+        self.calls.append([payload for _, payload in messages])
+        return super().publish_many(messages)
+
+backend = Recorder()
+channels = Channels(backend)
+channels.committed.publish_later([("a", b"j0")])
+backend.begun.wait()
+channels.committed.publish_later([("a", b"j1")])
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    backend.let.set()
+    channels.committed.publish([("a", b"j2")])
+    os._exit(0 if backend.calls == [[b"j2"]] else 1)
+status = os.waitpid(child, 0)[1]
+backend.let.set()
+channels.committed.publish([("a", b"j3")])
+print(status, backend.calls)
+"""
+
+
+def test_a_child_waits_for_no_thread_of_its_parent():
+    command = [sys.executable, "-W", "ignore", "-c", FORKS]
+    found = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert found.stdout in (
+        b"0 [[b'j0'], [b'j1'], [b'j3']]\n",
+        b"0 [[b'j0'], [b'j1', b'j3']]\n",
+    )
+
+
+async def test_what_waited_as_a_process_forked_is_not_the_childs(backend):
+    committed = Channels(backend).committed
+    committed.publish_later([("a", b"j0")])
+    assert await asyncio.to_thread(backend.begun.wait, SECONDS)
+    committed.publish_later([("a", b"j1")])
+    assert committed.busy
+    committed.after_fork(in_child=True)
+    assert not committed.busy
+    backend.let.set()
+    await asyncio.to_thread(published)
+    assert backend.calls == [["j0"]]
 
 
 async def test_a_refusal_is_logged_with_its_channel(caplog):
@@ -183,7 +469,7 @@ async def test_a_refusal_is_logged_with_its_channel(caplog):
     request = request_of(channels)
     with request.tm:
         await request.channels.apublish("a\n\x1b[31m", 1)
-    await channels.committed.awaited()
+    await asyncio.to_thread(published)
     [record] = caplog.records
     assert record.getMessage() == (r"Not published on 'a\n\x1b[31m' after the commit: away\n")
 

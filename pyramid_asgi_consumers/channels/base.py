@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, NoReturn
 
+from pyramid_asgi_consumers.channels.forks import at_fork
 from pyramid_asgi_consumers.exceptions import InvalidEvent, SubscriptionOverflow
 from pyramid_asgi_consumers.shown import Shown
 
@@ -28,17 +29,22 @@ MOST_CHARACTERS = 200
 OVERFLOWS = ("drop_oldest", "close")
 LOG_INTERVAL = 60.0
 
-#: How many bytes of JSON may stay parsed in the events that wait or are stored.
+#: How many bytes of JSON may stay parsed in the events that wait or are stored, and what each event
+#: counts besides its own.
 MOST_PARSED = 4 * 1024 * 1024
+PARSED = 200
 
 
 class _Parsed:
     # What ``Event.data`` is: the event's text, parsed when first asked for and then kept in its
     # ``__dict__``. The oldest events lose it again, since it may take 25 times the memory of the
-    # text, wherever an event waits or is stored.
+    # text, wherever an event waits or is stored. Which they are is remembered after their end, too,
+    # so each has a cost.
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Entered again by a finalizer that interrupts its owner: what that asks for is not kept.
+        self._lock = threading.RLock()
+        self._entered = False
         self._events: deque[tuple[weakref.ref[Event], int]] = deque()
         self._size = 0
 
@@ -53,14 +59,27 @@ class _Parsed:
                 f" {Shown(error)}"
             ) from error
         with self._lock:
-            kept = event.__dict__.setdefault("data", data)
-            if kept is data:
-                self._keep(event)
+            if self._entered:
+                return data
+            self._entered = True
+            try:
+                kept = event.__dict__.setdefault("data", data)
+                if kept is data:
+                    self._keep(event)
+            finally:
+                self._entered = False
         return kept
 
+    def before_fork(self) -> None:
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        self._lock.release()
+
     def _keep(self, event: "Event") -> None:
-        self._events.append((weakref.ref(event), event.size))
-        self._size += event.size
+        size = event.size + PARSED
+        self._events.append((weakref.ref(event), size))
+        self._size += size
         while self._size > MOST_PARSED and len(self._events) > 1:
             reference, size = self._events.popleft()
             self._size -= size
@@ -78,8 +97,9 @@ class Event:
     or that text as UTF-8.
 
     An event waits as text, and is parsed when its ``data`` is first asked for. The newest 4 MiB of
-    text stay parsed; an older event is parsed once more if it is asked again. ``data`` raises
-    :class:`.InvalidEvent` for a text that does not parse, which channels never publish.
+    text, counting 200 bytes for each event, stay parsed; an older event is parsed once more if it
+    is asked again. ``data`` raises :class:`.InvalidEvent` for a text that does not parse, which
+    channels never publish.
     """
 
     __slots__ = ("channel", "id", "json", "size", "__dict__", "__weakref__")
@@ -113,10 +133,17 @@ class Event:
     def __hash__(self) -> int:
         return hash((self.channel, self.id))
 
+    def __reduce__(self) -> Any:
+        # Copies and pickles are parsed anew when they are asked.
+        content = self.data if self.json is None else None
+        return _copied, (type(self), self.channel, self.id, self.json, self.size, content)
+
     def __repr__(self) -> str:
         content = f"data={self.data!r}" if self.json is None else f"json={self.json!r}"
         return f"Event(channel={self.channel!r}, id={self.id!r}, {content})"
 
+
+at_fork(Event.__dict__["data"])
 
 # Past what keeps an event from being changed.
 _set = object.__setattr__
@@ -129,6 +156,16 @@ def _fill(event: Event, channel: str, event_id: str, text: str | None, size: int
     _set(event, "size", size)
 
 
+def _copied(
+    kind: type[Event], channel: str, event_id: str, text: str | None, size: int, content: Any
+) -> Event:
+    event: Event = kind.__new__(kind)
+    _fill(event, channel, event_id, text, size)
+    if text is None:
+        event.__dict__["data"] = content
+    return event
+
+
 @dataclass(frozen=True)
 class Gap:
     """Events of ``channel`` are missing here, ``missed`` of them; None where nobody knows."""
@@ -138,6 +175,9 @@ class Gap:
 
     channel: str
     missed: int | None
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.channel, self.missed)
 
 
 Item = Event | Gap

@@ -4,7 +4,8 @@ import asyncio
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from zope.interface import implementer
@@ -21,6 +22,7 @@ from pyramid_asgi_consumers.channels.base import (
     make_event,
     position_of,
 )
+from pyramid_asgi_consumers.channels.forks import at_fork
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
 
@@ -54,14 +56,16 @@ class _Channel:
 
 class _Inbox:
     # What was published and is not yet delivered on one event loop; used under the backend's lock.
-    __slots__ = ("feeds", "items", "size", "lost", "scheduled")
+    __slots__ = ("feeds", "items", "size", "lost", "scheduled", "delivering")
 
     def __init__(self) -> None:
         self.feeds = 0
         self.items: deque[tuple[Feed, Position, Event]] = deque()
         self.size = 0
         self.lost: dict[Feed, Position] = {}
+        # Whether a call of the loop is under way, and whether what was taken is being delivered.
         self.scheduled = False
+        self.delivering = False
 
     def put(self, feed: Feed, position: Position, event: Event) -> None:
         self.items.append((feed, position, event))
@@ -98,6 +102,11 @@ class MemoryBackend:
     the oldest of the channel go that was not published on for longest, which its subscribers see
     as a gap.
 
+    What a finalizer, which the garbage collector may run anywhere, or the handler of a signal
+    publishes while it interrupts a use of the backend in its own thread, is published as soon as
+    that is done. It has no id yet: the empty text is returned for it. A process that forks keeps
+    what is stored; subscriptions are the parent's.
+
     No id is given out twice, and none stands for nothing. All channels begin at one epoch, that of
     the backend, with the number 0: so where a channel stands that nobody published on need not be
     remembered. A channel that was published on and is forgotten begins anew in a later epoch, so
@@ -108,7 +117,12 @@ class MemoryBackend:
     def __init__(self, history: int = 0, expiry: float = 86400) -> None:
         self.history = history
         self.expiry = expiry
-        self._lock = threading.Lock()
+        # Entered again by what interrupts its owner, which then finds ``_entered``: see _publish.
+        self._lock = threading.RLock()
+        self._entered = False
+        self._deferred: deque[tuple[str, bytes]] = deque()
+        # Inboxes whose loops are to be told when the lock is free: whatever logs may publish.
+        self._wakes: deque[tuple[asyncio.AbstractEventLoop, _Inbox]] = deque()
         self._channels: dict[str, _Channel] = {}
         # Those without a subscriber, in the order in which they were last used, and those with
         # events that are stored, in the order of the last.
@@ -119,6 +133,7 @@ class MemoryBackend:
         self._epoch = time.time_ns() // 1000
         # How many channels of each part were forgotten.
         self._forgotten: Counter[int] = Counter()
+        at_fork(self)
 
     def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> list[str | ChannelsError]:
         return [self._publish(name, payload, None) for name, payload in messages]
@@ -130,31 +145,91 @@ class MemoryBackend:
         return event_id
 
     def _publish(self, name: str, payload: bytes, running: asyncio.AbstractEventLoop | None) -> str:
-        taken = None
+        taken = inbox = None
         with self._lock:
-            channel = self._channels.get(name) or _Channel(self._start(name))
-            before = channel.position
-            position = (before[0], before[1] + 1)
-            event = make_event(name, position, payload)
-            self._channels[name] = channel
-            channel.position = position
-            if self.history:
-                self._store(name, channel, (position, before, event))
-            for loop, feed in list(channel.feeds.items()):
-                inbox = self._inboxes[loop]
-                inbox.put(feed, position, event)
-                if loop is not running and not inbox.scheduled:
-                    inbox.scheduled = True
-                    try:
-                        loop.call_soon_threadsafe(self._drain, inbox)
-                    except RuntimeError:
-                        self._forget_loop(loop)
-            self._released(name, channel)
-            if running in self._inboxes:
-                taken = self._inboxes[running].take()
+            if self._entered:
+                # This interrupts the lock's owner, which does it when it has finished.
+                self._deferred.append((name, payload))
+                return ""
+            self._entered = True
+            try:
+                # What was deferred earlier, where this comes before the owner has seen it.
+                while self._deferred:
+                    self._put(*self._deferred.popleft(), None)
+                event_id = self._put(name, payload, running)
+                if running in self._inboxes:
+                    inbox = self._inboxes[running]
+                    if not inbox.delivering:
+                        taken = inbox.take()
+            finally:
+                self._entered = False
+                if self._deferred:
+                    self._put_deferred()
+        if self._wakes:
+            self._wake()
         if taken is not None:
-            _deliver(taken)
+            _deliver(inbox, taken)
+        return event_id
+
+    def _put(self, name: str, payload: bytes, running: asyncio.AbstractEventLoop | None) -> str:
+        channel = self._channels.get(name) or _Channel(self._start(name))
+        before = channel.position
+        position = (before[0], before[1] + 1)
+        event = make_event(name, position, payload)
+        self._channels[name] = channel
+        channel.position = position
+        if self.history:
+            self._store(name, channel, (position, before, event))
+        for loop, feed in channel.feeds.items():
+            inbox = self._inboxes[loop]
+            inbox.put(feed, position, event)
+            if not inbox.scheduled and (loop is not running or inbox.delivering):
+                inbox.scheduled = True
+                self._wakes.append((loop, inbox))
+        self._released(name, channel)
         return event.id
+
+    def _put_deferred(self) -> None:
+        # By the lock's owner. What interrupts this defers its own, or finds all done.
+        while self._deferred:
+            self._entered = True
+            try:
+                while self._deferred:
+                    self._put(*self._deferred.popleft(), None)
+            finally:
+                self._entered = False
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        with self._lock:
+            if self._entered:
+                raise RuntimeError(
+                    "memory://: what interrupts a use of the backend in its own thread, such as a"
+                    " finalizer, can publish, but not subscribe"
+                )
+            self._entered = True
+            try:
+                yield
+            finally:
+                self._entered = False
+                if self._deferred:
+                    self._put_deferred()
+        if self._wakes:
+            self._wake()
+
+    def _wake(self) -> None:
+        # Without the lock: a loop may log.
+        while self._wakes:
+            try:
+                loop, inbox = self._wakes.popleft()
+            except IndexError:
+                # Another thread was quicker.
+                return
+            try:
+                loop.call_soon_threadsafe(self._drain, inbox)
+            except RuntimeError:
+                with self._entering():
+                    self._forget_loop(loop)
 
     def _start(self, name: str) -> Position:
         return self._epoch + self._forgotten[hash(name) % PARTS], 0
@@ -206,18 +281,19 @@ class MemoryBackend:
                 self._released(name, channel)
 
     def _drain(self, inbox: _Inbox) -> None:
-        with self._lock:
+        with self._entering():
             taken = inbox.take()
-        _deliver(taken)
+        _deliver(inbox, taken)
 
     async def attach(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
-        with self._lock:
+        feeds: list[Feed] = []
+        replayed: list[Item] = []
+        with self._entering():
             for closed in [found for found in self._inboxes if found.is_closed()]:
                 self._forget_loop(closed)
             inbox = self._inboxes.setdefault(loop, _Inbox())
-            # What was published before is not for the newcomer.
-            _deliver(inbox.take())
+            taken = inbox.take()
             for name in subscription.channels:
                 channel = self._channels.get(name)
                 if channel is None:
@@ -227,16 +303,24 @@ class MemoryBackend:
                 if feed is None:
                     feed = channel.feeds[loop] = Feed(name, channel.position)
                     inbox.feeds += 1
-                feed.subscribers[subscription] = None
+                feeds.append(feed)
                 if subscription.presence is not None:
                     channel.members = channel.members or Counter()
                     channel.members[subscription.presence] += 1
                 if name in subscription.since:
-                    subscription.replay(_replayed(name, channel, subscription.since[name]))
+                    replayed += _replayed(name, channel, subscription.since[name])
+        try:
+            # What was published before is not for the newcomer.
+            _deliver(inbox, taken)
+        finally:
+            for feed in feeds:
+                feed.subscribers[subscription] = None
+        if replayed:
+            subscription.replay(replayed)
 
     async def detach(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
-        with self._lock:
+        with self._entering():
             for name in subscription.channels:
                 channel = self._channels.get(name)
                 feed = channel.feeds.get(loop) if channel is not None else None
@@ -252,7 +336,7 @@ class MemoryBackend:
                 del self._inboxes[loop]
 
     async def present(self, channel: str) -> list[Any]:
-        with self._lock:
+        with self._entering():
             found = self._channels.get(channel)
             members = sorted(found.members or ()) if found is not None else []
         return [decode(member) for member in members]
@@ -260,14 +344,29 @@ class MemoryBackend:
     async def aclose(self) -> None:
         """There is nothing to close."""
 
+    def before_fork(self) -> None:
+        self._lock.acquire()
 
-def _deliver(taken: _Taken) -> None:
-    # On the loop that it was taken for.
+    def after_fork(self, in_child: bool) -> None:
+        # Unless it is the lock's owner that was interrupted and has forked.
+        if in_child and not self._entered:
+            with self._entering():
+                for loop in list(self._inboxes):
+                    self._forget_loop(loop)
+        self._lock.release()
+
+
+def _deliver(inbox: _Inbox, taken: _Taken) -> None:
+    # On the loop that it was taken for. What a handler publishes of what is logged comes later.
     lost, items = taken
-    for feed, position in lost.items():
-        feed.miss(position)
-    for feed, position, event in items:
-        feed.deliver(position, event)
+    inbox.delivering = True
+    try:
+        for feed, position in lost.items():
+            feed.miss(position)
+        for feed, position, event in items:
+            feed.deliver(position, event)
+    finally:
+        inbox.delivering = False
 
 
 def _replayed(name: str, channel: _Channel, since: str) -> list[Item]:
