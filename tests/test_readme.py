@@ -257,11 +257,17 @@ def user(request):
     return request.dbsession.get(User, "ann")
 
 
+def query(websocket):
+    # The connection that it was to have is given back by the close.
+    with websocket.request.dbsession as session:
+        session.get(User, "ann")
+
+
 @pytest.mark.parametrize(
     ("read", "error"),
     [
         (lambda websocket: websocket.context.name, DetachedInstanceError),
-        (lambda websocket: websocket.request.dbsession.get(User, "ann"), NoTransaction),
+        (query, NoTransaction),
         (lambda websocket: websocket.request.title, None),
     ],
 )
