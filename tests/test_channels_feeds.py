@@ -35,6 +35,10 @@ def event(number):
     return make_event("a", (1, number), encode(number))
 
 
+def event_at(epoch, number):
+    return make_event("a", (epoch, number), encode(number))
+
+
 def numbers(subscriber):
     return [item.data for item in subscriber.items]
 
@@ -146,6 +150,126 @@ def test_more_than_is_held_is_read_again(monkeypatch):
     assert feed.next_page() == (1, 1)
     feed.take_page((1, 6), rows(2, 3, 4), (1, 4))
     assert numbers(subscriber) == [2, 3, 4, 5, 6]
+
+
+def test_a_reading_ends_with_a_gap_where_more_comes_than_can_be_read(monkeypatch):
+    monkeypatch.setattr(module, "HELD", 2)
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    head = at = 1
+    for _ in range(1 + module.FURTHER):
+        feed.next_page()
+        for number in range(head + 1, head + 6):
+            feed.receive((1, number), event(number))
+        reading = feed.reading
+        feed.take_page((1, head), rows(at), (1, at))
+        head += 5
+        at = reading.target[1]
+    assert not feed.wants_more()
+    assert subscriber.items[-3:] == [Gap("a", 5), event(head - 1), event(head)]
+
+
+def test_few_long_events_are_held(monkeypatch):
+    monkeypatch.setattr(module, "HELD_BYTES", 2)
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    feed.next_page()
+    for number in (2, 3, 4000):
+        feed.receive((1, number), event(number))
+    assert [position for position, _ in feed.reading.held] == [(1, 4000)]
+    feed.take_page((1, 3), rows(2, 3), (1, 3))
+    assert subscriber.items == [event(2), event(3), Gap("a", 3996), event(4000)]
+
+
+def test_what_was_published_after_a_replay_began_counts_as_what_arrives_does(monkeypatch):
+    monkeypatch.setattr(module, "HELD", 1)
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    feed.next_page()
+    feed.take_page((1, 4), rows(2), (1, 2))
+    for number in (5, 6, 7):
+        feed.receive((1, number), event(number))
+    feed.next_page()
+    feed.take_page((1, 7), rows(3, 4), (1, 4))
+    assert (numbers(subscriber), subscriber.queue) == ([2, 3, 4], [])
+    feed.next_page()
+    feed.take_page((1, 7), rows(5, 6), (1, 6))
+    assert subscriber.queue == [event(5), event(6), event(7)]
+    assert not feed.wants_more()
+
+
+# A stream that is deleted begins anew in a later epoch, while what was before is on its way.
+
+
+def test_what_was_before_a_replay_does_not_come_after_it():
+    feed = settled_feed()
+    steady, subscriber = join(feed, None), join(feed, since(1))
+    feed.next_page()
+    feed.receive((1, 2), event(2))
+    fresh = [event_at(2, number) for number in (1, 2)]
+    feed.take_page((2, 1), [((2, 1), (0, 0), fresh[0])], (2, 1))
+    for number in (3, 4):
+        feed.receive((1, number), event(number))
+    for number in (1, 2):
+        feed.receive((2, number), fresh[number - 1])
+    assert subscriber.items == [Gap("a", None), *fresh]
+    assert steady.items == [event(2), event(3), event(4), *fresh]
+
+
+def test_what_was_before_a_feed_caught_up_does_not_come_after_it():
+    feed = settled_feed()
+    steady = join(feed, None)
+    feed.begin()
+    feed.next_page()
+    fresh = [event_at(2, number) for number in (1, 2)]
+    feed.receive((1, 2), event(2))
+    feed.take_page((2, 1), [((2, 1), (0, 0), fresh[0])], (2, 1))
+    feed.receive((1, 3), event(3))
+    for number in (1, 2):
+        feed.receive((2, number), fresh[number - 1])
+    assert steady.items == [Gap("a", None), *fresh]
+
+
+def test_what_was_before_all_was_deleted_does_not_come_again():
+    feed = settled_feed()
+    subscriber = join(feed, since(3))
+    feed.next_page()
+    feed.take_page(None, [], None)
+    for number in (2, 3):
+        feed.receive((1, number), event(number))
+    feed.receive((2, 1), event_at(2, 1))
+    assert subscriber.items == [Gap("a", None), event_at(2, 1)]
+
+
+def test_a_clock_that_is_put_back_keeps_no_event_back():
+    feed = settled_feed()
+    subscriber = join(feed, since(1))
+    feed.next_page()
+    feed.take_page((1, 2), rows(2), (1, 2))
+    feed.published = (1, 3)
+    publisher = join(feed, None)
+    earlier = [event_at(0, number) for number in (1, 2)]
+    feed.receive((0, 1), earlier[0])
+    late = join(feed, None)
+    feed.receive((0, 2), earlier[1])
+    assert subscriber.items == [event(2), *earlier]
+    assert publisher.items == earlier
+    assert late.items == earlier[1:]
+
+
+def test_a_feed_forgets_what_was_published_in_an_epoch_that_is_gone():
+    feed = module._Feed("a", False)
+    feed.next_page()
+    feed.take_page((5, 1), [], None)
+    steady = join(feed, None)
+    feed.published = (5, 2)
+    feed.begin()
+    feed.next_page()
+    feed.take_page((4, 3), [], None)
+    late = join(feed, None)
+    feed.receive((4, 4), event_at(4, 4))
+    assert steady.items == [Gap("a", None), event_at(4, 4)]
+    assert late.items == [event_at(4, 4)]
 
 
 def test_who_comes_while_a_feed_catches_up_gets_nothing_of_that():

@@ -201,8 +201,13 @@ PAGE_BYTES = 256 * 1024
 STEPS = 5
 # How many pages are asked for ahead.
 AHEAD = 16
-# Live events that wait for the end of a replay; beyond, they are read with it.
+# Live events and their bytes that wait for the end of a reading; beyond, they are read with it, and
+# after so many times as it was prolonged for that, are missing.
 HELD = 1000
+HELD_BYTES = 16 * 1024 * 1024
+FURTHER = 3
+# Later than any epoch.
+NEVER = 2**63
 
 
 @implementer(IChannelsBackend)
@@ -601,49 +606,90 @@ class _Joiner:
     # A subscription on its way to what is live. It has had everything up to ``after`` (None: it
     # comes from a place that cannot be told), and is ``ready`` to be entered from its first page
     # on. ``reached`` is where its replay ended, which may be ahead of what is live, ``gap`` what is
-    # missing there. Who comes while the feed catches up begins ``at_head``.
-    __slots__ = ("after", "at_head", "gap", "reached", "reading", "ready")
+    # missing there; what is published in epochs from ``behind`` on was before that. Up to
+    # ``target``, the newest id at its first page, it is a replay; beyond, it is ``live`` and counts
+    # as what arrives does. Who comes while the feed catches up begins ``at_head``.
+    __slots__ = (
+        "after",
+        "at_head",
+        "behind",
+        "gap",
+        "live",
+        "reached",
+        "reading",
+        "ready",
+        "target",
+    )
 
     def __init__(
         self,
         after: Position | None = None,
         reached: Position | None = None,
         at_head: bool = False,
+        behind: int = NEVER,
     ) -> None:
         self.after = after
         self.reached = reached
         self.at_head = at_head
+        self.behind = behind
         self.gap: Gap | None = None
         self.reading: _Reading | None = None
         self.ready = reached is not None
+        self.target: Position | None = None
+        self.live = False
+
+    def take(self, subscription: Subscription, items: list[Item], head: Position) -> None:
+        if self.target is None:
+            self.target = head
+        if self.live:
+            for item in items:
+                subscription.put(item)
+        else:
+            subscription.replay(items)
+        self.live = self.after >= self.target
 
 
 class _Reading:
     # One way through what is stored, page by page, for all who wanted it when it began. ``after``
     # is how far it got, None where the newest id is enough; ``target`` is where it ends, the newest
-    # id at its first page, so that it ends however much is published; ``held`` came meanwhile.
-    __slots__ = ("after", "begun", "dropped", "held", "target")
+    # id at its first page; ``held`` came meanwhile, ``lost`` is the last that had no room there.
+    # Then it goes ``further``, though not for ever, however much is published. ``behind`` is the
+    # epoch in which the feed stood when it began.
+    __slots__ = ("after", "begun", "behind", "further", "held", "lost", "size", "target")
 
-    def __init__(self, after: Position | None) -> None:
+    def __init__(self, after: Position | None, behind: int) -> None:
         self.after = after
+        self.behind = behind
         self.begun = False
-        self.target = NOWHERE
+        self.target = self.lost = NOWHERE
+        self.further = FURTHER
         self.held: deque[tuple[Position, Event]] = deque()
-        # Whether some of those went since the last page was asked for.
-        self.dropped = False
+        self.size = 0
 
     def hold(self, position: Position, event: Event) -> None:
         self.held.append((position, event))
-        if len(self.held) > HELD:
-            self.target = max(self.target, self.held.popleft()[0])
-            self.dropped = True
+        self.size += event.size
+        while len(self.held) > HELD or (self.size > HELD_BYTES and len(self.held) > 1):
+            self.lost, oldest = self.held.popleft()
+            self.size -= oldest.size
+
+    def is_over(self, upto: Position | None, more: bool) -> bool:
+        if more and upto < self.target:
+            return False
+        if self.further and self.lost > (upto or NOWHERE):
+            self.further -= 1
+            self.target = self.lost
+            return False
+        return True
 
 
 class _Feed(Feed):
     # Until it is settled, ``last`` is where its subscribers stand, and what comes after that is
-    # read; from then on what arrives is delivered.
+    # read; from then on what arrives is delivered, but for what is still on its way from before it
+    # was read: from epochs that are ``behind`` or later, and earlier than that of ``last``.
     __slots__ = (
         "asked",
+        "behind",
         "confirmed",
         "joining",
         "missed",
@@ -664,6 +710,7 @@ class _Feed(Feed):
         self.missed = missed
         # The newest event that this process published.
         self.published = NOWHERE
+        self.behind = NEVER
         self.waiters: list[asyncio.Future[None]] = []
 
     def begin(self) -> None:
@@ -682,7 +729,7 @@ class _Feed(Feed):
         if since is not None:
             self.joining[subscription] = _Joiner(position_of(since))
         elif self.last is not None and self.published > self.last:
-            self.joining[subscription] = _Joiner(reached=self.published)
+            self.joining[subscription] = _Joiner(reached=self.published, behind=self.last[0])
         elif self.last is not None and not self.settled and in_touch:
             self.joining[subscription] = _Joiner(at_head=True)
         else:
@@ -701,6 +748,16 @@ class _Feed(Feed):
         if self.settled:
             self.deliver(position, event)
 
+    def deliver(self, position: Position, event: Event) -> None:
+        if self.last is None or position[0] >= self.last[0]:
+            self.behind = NEVER
+        elif self.behind <= position[0]:
+            return
+        else:
+            # The server's clock was put back, and nothing is left of what was.
+            self.published = NOWHERE
+        super().deliver(position, event)
+
     def put(self, item: Item) -> None:
         super().put(item)
         if not self.joining:
@@ -711,7 +768,7 @@ class _Feed(Feed):
                 continue
             if position is None:
                 joiner.gap = item
-            elif _is_after(position, joiner.reached):
+            elif not _is_before(position, joiner.reached, joiner.behind):
                 self._join(subscription, joiner, position, 1)
                 subscription.put(item)
             else:
@@ -745,13 +802,13 @@ class _Feed(Feed):
             others = self.subscribers or len(pending) < len(self.joining)
             if not self.settled and self.last is not None and others:
                 after.append(self.last)
-            reading = self.reading = _Reading(min(after, default=None))
+            behind = 0 if self.last is None else self.last[0]
+            reading = self.reading = _Reading(min(after, default=None), behind)
             for joiner in pending:
                 joiner.reading = reading
         for joiner in pending:
             if joiner.at_head:
                 joiner.reading = reading
-        reading.dropped = False
         return reading.after
 
     def take_page(self, head: Position | None, rows: list[Row], end: Position | None) -> None:
@@ -764,7 +821,7 @@ class _Feed(Feed):
         }
         if not reading.begun:
             reading.begun = True
-            reading.target = max(reading.target, head or NOWHERE)
+            reading.target = head or NOWHERE
             if head is not None and self._begin_anew(joiners.values(), head):
                 return
         more = end is not None and head is not None and end < head
@@ -773,7 +830,7 @@ class _Feed(Feed):
         self._page_joining(joiners, head, upto, rows)
         if reading.after is not None:
             reading.after = upto or NOWHERE
-        if (upto >= reading.target) if more else not reading.dropped:
+        if reading.is_over(upto, more):
             self._end_reading(joiners)
         for subscription, joiner in list(self.joining.items()):
             if joiner.reached is not None and not _is_after(joiner.reached, self.last):
@@ -800,7 +857,12 @@ class _Feed(Feed):
             self.last = head or NOWHERE
             self._settle()
         else:
-            items, self.last = self._lead(self.last, head, upto, rows, again=False)
+            before = self.last
+            items, self.last = self._lead(before, head, upto, rows, again=False)
+            if 0 < before[0] < self.last[0]:
+                self.behind = min(self.behind, before[0])
+            if self.last[0] < self.published[0]:
+                self.published = NOWHERE
             for item in items:
                 self.put(item)
 
@@ -822,11 +884,16 @@ class _Feed(Feed):
             joiner.ready = True
             if joiner.at_head:
                 joiner.reached = head or NOWHERE
+                joiner.behind = self.reading.behind
                 continue
             if joiner.after not in led:
                 led[joiner.after] = self._lead(joiner.after, head, upto, rows, again=True)
-            items, joiner.after = led[joiner.after]
-            subscription.replay(items)
+            before = joiner.after
+            items, joiner.after = led[before]
+            if head is None and before is not None and before[0] == self.reading.behind:
+                # Nothing is stored, but what was may still be on its way.
+                joiner.after = before
+            joiner.take(subscription, items, head or NOWHERE)
 
     def _lead(
         self,
@@ -850,17 +917,17 @@ class _Feed(Feed):
         for subscription, joiner in joiners.items():
             if joiner.reached is None:
                 if joiner.after not in followed:
-                    followed[joiner.after] = self._follow(joiner.after, self.reading.held)
+                    followed[joiner.after] = self._follow(joiner.after, self.reading)
                 items, joiner.reached = followed[joiner.after]
-                subscription.replay(items)
+                joiner.behind = self.reading.behind
+                for item in items:
+                    subscription.put(item)
         self.reading = None
 
-    def _follow(
-        self, reached: Position, held: Iterable[tuple[Position, Event]]
-    ) -> tuple[list[Item], Position]:
+    def _follow(self, reached: Position, reading: _Reading) -> tuple[list[Item], Position]:
         items: list[Item] = []
-        for position, event in held:
-            if _is_after(position, reached):
+        for position, event in reading.held:
+            if not _is_before(position, reached, reading.behind):
                 gap = gap_between(self.channel, reached, position)
                 items += [event] if gap is None else [gap, event]
                 reached = position
@@ -1386,6 +1453,14 @@ def _unknown(reason: object) -> PublishUnknown:
 def _position(entry_id: bytes) -> Position:
     epoch, _, number = entry_id.partition(b"-")
     return int(epoch), int(number)
+
+
+def _is_before(position: Position, reached: Position, behind: int) -> bool:
+    # Whether an event that arrives had come by what was reached when the feed stood in the epoch
+    # ``behind``. Epochs are ordered in time, but for a server whose clock was put back.
+    if position[0] == reached[0]:
+        return position <= reached
+    return behind <= position[0] < reached[0]
 
 
 def _is_after(position: Position, other: Position) -> bool:
