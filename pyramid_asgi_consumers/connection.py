@@ -90,7 +90,11 @@ class Endpoint:
         self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
     ) -> None:
         state = "connecting"
-        receive, send = quirks.served_by(scope, send).websocket(receive, send)
+        server = quirks.served_by(scope, send)
+        server_send = send
+        receive, send = server.websocket(receive, send)
+        denies = "websocket.http.response" in (scope.get("extensions") or {})
+        held: dict[str, Any] | None = None
         sending: Any = None
         turns = self._turns()
         due = 0.0
@@ -103,19 +107,51 @@ class Endpoint:
             return asked
 
         def tracked(message: dict[str, Any]) -> Any:
-            nonlocal state, sending
+            nonlocal sending
             kind = message["type"]
             if kind == "websocket.send":
                 if monotonic() >= due:
                     return looking(message)
             elif kind == "websocket.accept":
-                state = "open"
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
-            else:
-                state = "closed"
+                return settling(message, "open")
+            elif kind == "websocket.close":
+                return settling(message, "closed")
+            elif denies and kind == "websocket.http.response.start" and state == "connecting":
+                return holding(message)
+            elif denies and kind == "websocket.http.response.body":
+                return settling(message, "closed")
             sending = send(message)
             return sending
+
+        async def settling(message: dict[str, Any], to: str) -> None:
+            nonlocal state, sending, held
+            before, state = state, to
+            try:
+                if held is not None and message["type"] == "websocket.http.response.body":
+                    start, held = held, None
+                    sending = send(start)
+                    await sending
+                    before = to
+                sending = send(message)
+                await sending
+            except OSError:
+                raise
+            except Exception:
+                # The server has not taken it, whatever it is by now itself.
+                state = before
+                if before == "connecting":
+                    server.refused(server_send)
+                raise
+            if to == "open" and server.has_left(server_send):
+                raise _ClientGone("The client has left")
+
+        async def holding(message: dict[str, Any]) -> None:
+            # The first message of the body sends it, as the specification asks of servers: until
+            # then the handshake can still be answered otherwise.
+            nonlocal held
+            held = message
 
         def looking(message: dict[str, Any]) -> Any:
             nonlocal due, receive, sending
@@ -137,12 +173,17 @@ class Endpoint:
             call = self.consumer.app(scope, own, tracked)
             # A function that watches itself has a task of its own.
             await (call if self._watches else separate(call))
+            if held is not None:
+                raise RuntimeError(f"{self.consumer} returned before the body of its denial")
         except BaseException as raised:
             error = _alone(caught(raised, task))
             if isinstance(error, WebSocketDisconnect | _ClientGone) or (
                 isinstance(error, OSError) and _was_raised_by(send, sending, error)
             ):
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
+                if state == "connecting":
+                    # Nobody gets this, but servers log a handshake that was not answered.
+                    await deny(scope, send, 503)
                 return
             if isinstance(error, HTTPException):
                 code = 4000 + error.status_int
@@ -185,7 +226,8 @@ class Endpoint:
     ) -> None:
         started = ended = False
         sending: Any = None
-        paced = quirks.served_by(scope, send).paced(send)
+        server = quirks.served_by(scope, send)
+        paced = server.paced(send)
         turns = self._turns()
         due = 0.0
         watcher = RequestWatcher(scope, receive, self._sweep)
@@ -195,16 +237,16 @@ class Endpoint:
             watcher.stop()
 
         def tracked(message: dict[str, Any]) -> Any:
-            nonlocal started, ended, due, sending
+            nonlocal due, sending
             if watcher.left and is_own and not ended:
                 # As the specification asks of servers.
                 watcher.told(str(self.consumer))
                 return _gone(message)
             kind = message["type"]
             if kind == "http.response.start":
-                started = True
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
+                return starting(message)
             elif kind in _BODIES:
                 body = message.get("body", b"")
                 if not isinstance(body, _BYTES):
@@ -213,15 +255,43 @@ class Endpoint:
                         f"{self.consumer} must send bytes as body, not {type(body).__name__}"
                     )
                 if not message.get("more_body"):
-                    ended = True
-                    watcher.stop()
-                elif (now := monotonic()) >= due:
+                    return ending(message)
+                if (now := monotonic()) >= due:
                     due = now + TURN
                     if turns.missed(now):
                         sending = give_way(paced, message)
                         return sending
             sending = paced(message)
             return sending
+
+        # What the server does not take has not happened, but for a client that has left.
+
+        async def starting(message: dict[str, Any]) -> None:
+            nonlocal started, sending
+            before, started = started, True
+            try:
+                sending = paced(message)
+                await sending
+            except OSError:
+                raise
+            except Exception:
+                started = before
+                if not started:
+                    server.refused(send)
+                raise
+
+        async def ending(message: dict[str, Any]) -> None:
+            nonlocal ended, sending
+            before, ended = ended, True
+            watcher.stop()
+            try:
+                sending = paced(message)
+                await sending
+            except OSError:
+                raise
+            except Exception:
+                ended = before
+                raise
 
         task = asyncio.current_task()
         try:
@@ -274,8 +344,7 @@ class Endpoint:
         except ClientDisconnected as error:
             log.debug("No handshake to %s: %s", self.consumer, Shown(error))
             # Nobody gets this, but servers log a connection that was not answered.
-            with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
-                await refuse(503)
+            await refuse(503)
             return None
         except BadRequest as error:
             log.info("400 for a handshake to %s: %s", self.consumer, Shown(error))

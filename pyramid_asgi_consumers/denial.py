@@ -24,7 +24,7 @@ async def deny(
     into a bare 403. Without ``headers`` and ``body`` it is a line of plain text. A status that
     servers cannot send as a denial becomes one that they can. A client that has left gets nothing.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
         await _deny(scope, send, status, headers, body)
 
 

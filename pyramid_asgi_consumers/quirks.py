@@ -63,6 +63,16 @@ class Server:
         """The ``websocket.accept`` that has any subprotocol sent which the client offers."""
         return event
 
+    def refused(self, send: Any) -> None:
+        """Have the connection answered otherwise after an answer that the server refused.
+
+        ``send`` is what the server, or middleware, gave.
+        """
+
+    def has_left(self, send: Any) -> bool:
+        """Whether the client of a websocket just accepted has left, as ``receive`` never says."""
+        return False
+
     #: Whether ``receive`` tells of a client that leaves before its request was answered.
     tells_who_left_early = True
 
@@ -119,6 +129,33 @@ class Hypercorn(Server):
             return event
         header = (b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1"))
         return {**event, "subprotocol": None, "headers": [*event["headers"], header]}
+
+    def refused(self, send: Any) -> None:
+        """Hypercorn takes a websocket for open before it finds that it cannot accept it."""
+        stream = _hypercorn_stream(send)
+        if stream is not None:
+            stream.state = type(stream.state).HANDSHAKE
+
+    def has_left(self, send: Any) -> bool:
+        """Whether Hypercorn has given the handshake up.
+
+        It answers 400 to what comes before the accept, in the same packet, say. From then on its
+        ``send`` does nothing, and nobody is told.
+        """
+        stream = _hypercorn_stream(send)
+        return stream is not None and stream.closed
+
+
+def _hypercorn_stream(send: Any) -> Any:
+    """What Hypercorn serves a websocket with, None where it is not found."""
+    # Middleware may have wrapped send, but is in the task that Hypercorn has made mostly.
+    frame = getattr(asyncio.current_task().get_coro(), "cr_frame", None)
+    sends = [send] if frame is None else [send, frame.f_locals.get("send")]
+    for each in sends:
+        stream = getattr(each, "__self__", None)
+        if type(stream).__module__ == "hypercorn.protocol.ws_stream":
+            return stream
+    return None
 
 
 class Granian(Server):
@@ -202,6 +239,14 @@ class Daphne(Server):
         self.protocol.transport.abortConnection()
         return True
 
+    def refused(self, send: Any) -> None:
+        """Daphne takes a response for started before it finds that it cannot be sent."""
+        protocol = self.protocol
+        # A websocket has none.
+        if getattr(protocol, "_response_started", False) and not protocol.startedWriting:
+            protocol._response_started = False
+            protocol.responseHeaders = type(protocol.responseHeaders)()
+
     def paced(self, send: Any) -> Callable[[dict[str, Any]], Any]:
         """Ask Twisted's transport: Daphne buffers whatever it is given."""
         if self._is_paced:
@@ -258,8 +303,12 @@ class Daphne(Server):
                 if b"\n" in value or b"\r" in value:
                     raise ValueError(f"The header {name!r} has a line break: {value!r}")
                 headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+            subprotocol = message.get("subprotocol")
+            if subprotocol is not None and subprotocol not in protocol.websocket_protocols:
+                # Autobahn would answer nothing.
+                raise ValueError(f"The client does not offer the subprotocol {subprotocol!r}")
             # Daphne hands this on to Autobahn, which knows pairs.
-            protocol.serverAccept((message.get("subprotocol"), headers))
+            protocol.serverAccept((subprotocol, headers))
         elif kind == "websocket.close" and protocol.state == protocol.STATE_OPEN:
             reason = (message.get("reason") or "").encode()
             protocol.sendCloseFrame(message.get("code", 1000), reason)

@@ -6,9 +6,11 @@ The application of ``test_errors_servers.py`` and ``test_stopping_servers.py``.
 import asyncio
 import logging
 import sys
+import threading
 from contextlib import asynccontextmanager
 
 from pyramid.config import Configurator
+from pyramid.httpexceptions import HTTPForbidden
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
@@ -106,6 +108,86 @@ async def relaying(websocket):
         await fail(websocket.path_params["kind"])
 
 
+#: What a server does not know, or refuses, before a websocket is open.
+REFUSED = {
+    "type": {"type": "websocket.acept"},
+    "subprotocol": {"type": "websocket.accept", "subprotocol": "not offered"},
+    "header": {"type": "websocket.accept", "headers": [("text", "text")]},
+    "body": {"type": "websocket.http.response.body", "body": b"without a start"},
+    "status": {"type": "websocket.http.response.start", "status": "text", "headers": []},
+    "start": {"type": "websocket.http.response.start", "status": 403, "headers": []},
+}
+
+
+async def refused(scope, receive, send):
+    await receive()
+    await send(REFUSED[scope["path_params"]["what"]])
+
+
+async def unknown(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.snd", "text": "hello"})
+
+
+async def body_first(scope, receive, send):
+    await send({"type": "http.response.body", "body": b"some"})
+
+
+async def no_status(scope, receive, send):
+    await send({"type": "http.response.start", "headers": []})
+    await send({"type": "http.response.body", "body": b"some"})
+
+
+#: What lets a slow handshake go on, by its kind.
+gates = {}
+
+
+def gate(kind):
+    return gates.setdefault(kind, threading.Event())
+
+
+def go(request):
+    gate(request.matchdict["how"]).set()
+    return Response("gone on")
+
+
+async def slow_handshake(websocket):
+    how = websocket.path_params["how"]
+    log.info("%s has begun", how)
+    try:
+        while not gate(how).is_set():
+            await asyncio.sleep(0.01)
+        if how == "deny":
+            await websocket.deny(Response("Denied", status=403))
+        elif how == "close":
+            await websocket.close()
+        elif how == "raise":
+            raise HTTPForbidden
+        elif how == "accept":
+            await websocket.accept()
+            await websocket.wait_closed()
+    finally:
+        gate(how).clear()
+        log.info("%s has ended", how)
+
+
+class SlowGuard:
+    """Refuses a handshake, after a while."""
+
+    def __init__(self, request):
+        log.info("guarded has begun")
+        gate("guarded").wait()
+        gate("guarded").clear()
+        log.info("guarded has ended")
+        raise HTTPForbidden
+
+
+async def hasty(websocket):
+    await websocket.accept()
+    await websocket.wait_closed()
+
+
 async def silent(scope, receive, send):
     """Returns without a response."""
 
@@ -199,6 +281,15 @@ def main(global_config=None, **settings):
         config.add_websocket("/request/{kind}", in_request, permission=NO_PERMISSION_REQUIRED)
         config.add_websocket("/guarded/{kind}", waiting, factory=Guard)
         config.add_websocket("/relay/{kind}", relaying)
+        config.add_route("go", "/go/{how}")
+        config.add_view(go, route_name="go")
+        config.add_websocket("/slow/guarded", waiting, factory=SlowGuard)
+        config.add_websocket("/slow/{how}", slow_handshake)
+        config.add_websocket("/hasty", hasty, max_connections=1)
+        config.add_asgi_consumer("/refused/{what}", "websocket", refused)
+        config.add_asgi_consumer("/unknown", "websocket", unknown)
+        for consumer in (body_first, no_status):
+            config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
         for consumer in (silent, unended, text, leaving, head, path_send):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
         config.add_websocket("/stubborn/function", stubborn_function)

@@ -154,6 +154,115 @@ async def test_an_oserror_of_the_consumer_s_own_is_a_failure(accepts, last, capl
     assert accepts or sent[0]["status"] == 500
 
 
+class Picky:
+    """A server that refuses messages as soon as one of ``refuses`` is among them."""
+
+    def __init__(self, *refuses):
+        self.refuses = list(refuses)
+        self.sent = []
+
+    async def receive(self):
+        return CONNECT
+
+    async def send(self, message):
+        if message["type"] in self.refuses:
+            self.refuses.remove(message["type"])
+            raise RuntimeError(f"Not {message['type']} now")
+        self.sent.append(message)
+
+    def sent_types(self):
+        return [message["type"] for message in self.sent]
+
+
+def sends(*messages):
+    async def app(scope, receive, send):
+        for message in messages:
+            await send(message)
+
+    return app
+
+
+START = {"type": "websocket.http.response.start", "status": 403, "headers": []}
+BODY = {"type": "websocket.http.response.body", "body": b"no"}
+DENIAL = [START["type"], BODY["type"]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "refused"),
+    [
+        ([{"type": "websocket.accept"}], ["websocket.accept"]),
+        ([{"type": "websocket.acept"}], ["websocket.acept"]),
+        ([{"type": "websocket.close"}], ["websocket.close"]),
+        ([BODY], [BODY["type"]]),
+        ([START, BODY], [START["type"]]),
+        ([START], []),
+    ],
+)
+async def test_what_a_server_refuses_before_the_accept_is_no_answer(messages, refused, caplog):
+    server = Picky(*refused)
+    await endpoint(sends(*messages)).websocket(websocket_scope(), server.receive, server.send)
+    assert (server.sent_types(), server.sent[0]["status"]) == (DENIAL, 500)
+    assert caplog.messages == ["websocket consumer /x (app) failed"]
+
+
+async def test_a_denial_is_sent_with_its_body():
+    server = Picky()
+    app = sends(START, {**BODY, "more_body": True}, BODY)
+    await endpoint(app).websocket(websocket_scope(), server.receive, server.send)
+    assert server.sent == [START, {**BODY, "more_body": True}, BODY]
+
+
+async def test_a_denial_whose_start_was_taken_is_the_only_one(caplog):
+    server = Picky(BODY["type"])
+    app = sends(START, BODY)
+    await endpoint(app).websocket(websocket_scope(), server.receive, server.send)
+    assert (server.sent, len(caplog.messages)) == ([START], 1)
+
+
+@pytest.mark.parametrize("kind", ["websocket.snd", "websocket.close", "websocket.accept"])
+async def test_what_a_server_refuses_of_an_open_websocket_closes_it(kind, caplog):
+    server = Picky()
+    refused = {"type": kind, "code": 1005}
+
+    async def app(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        server.refuses.append(kind)
+        await send(refused)
+
+    await endpoint(app).websocket(websocket_scope(), server.receive, server.send)
+    assert server.sent_types() == ["websocket.accept", "websocket.close"]
+    assert server.sent[-1]["code"] == 1011
+
+
+HTTP_START = {"type": "http.response.start", "status": 200, "headers": []}
+HTTP_BODY = {"type": "http.response.body", "body": b"some"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "refused"),
+    [([HTTP_START, HTTP_BODY], HTTP_START["type"]), ([HTTP_BODY], HTTP_BODY["type"])],
+)
+async def test_a_response_that_a_server_refuses_has_not_begun(messages, refused, caplog):
+    server = Picky(refused)
+    await endpoint(sends(*messages), "http").http(http_scope(), server.receive, server.send)
+    assert [message.get("status") for message in server.sent] == [500, None]
+    assert caplog.messages == ["GET '/' failed"]
+
+
+@pytest.mark.parametrize("messages", [[HTTP_START, HTTP_START], [HTTP_START, HTTP_BODY]])
+async def test_a_response_of_which_a_server_refuses_the_rest_is_broken_off(messages):
+    server = Picky()
+
+    async def app(scope, receive, send):
+        await send(messages[0])
+        server.refuses.append(messages[1]["type"])
+        await send(messages[1])
+
+    with pytest.raises(RuntimeError, match="Not http.response"):
+        await endpoint(app, "http").http(http_scope(), server.receive, server.send)
+    assert server.sent == [HTTP_START]
+
+
 async def test_a_consumer_that_closes_by_itself_has_the_last_word():
     async def app(scope, receive, send):
         await send({"type": "websocket.close", "code": 4001})
@@ -165,7 +274,8 @@ async def test_a_disconnect_that_is_not_caught_ends_a_websocket_quietly(caplog):
     async def app(scope, receive, send):
         raise WebSocketDisconnect(1001)
 
-    assert await run_endpoint(app) == []
+    # Nobody gets this, but servers log what is not answered.
+    assert [message.get("status") for message in await run_endpoint(app)] == [503, None]
     assert caplog.messages == []
 
 

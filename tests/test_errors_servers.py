@@ -18,6 +18,18 @@ KINDS = {
     "cancel": "CancelledError",
 }
 
+#: The servers that take, or break off, an accept that others refuse.
+TAKEN = {
+    "subprotocol": {
+        "uvicorn-websockets": (101,),
+        "uvicorn-sansio": (101,),
+        "uvicorn-wsproto": (None,),
+        "granian": (101,),
+        "gunicorn": (101,),
+    },
+    "header": {"uvicorn-wsproto": (101,), "granian": (101,), "gunicorn": (101,)},
+}
+
 
 @pytest.fixture(scope="module", params=COMMANDS)
 def server(request, tmp_path_factory):
@@ -89,6 +101,44 @@ def test_a_handshake(server, kind):
     assert status == (403 if server.name in CANNOT[DENIAL] else 500)
 
 
+@pytest.mark.parametrize("what", ["type", "body", "status", "start"])
+def test_what_a_server_does_not_know_is_no_answer_to_a_handshake(server, what):
+    status = clients.handshake_status(server, f"/refused/{what}")
+    # Servers without denials do not know them, and Daphne takes any type of message.
+    assert status == (403 if server.name in CANNOT[DENIAL] else 500)
+
+
+@pytest.mark.parametrize("what", ["subprotocol", "header"])
+def test_an_accept_that_a_server_refuses_is_no_answer_to_a_handshake(server, what):
+    status = clients.handshake_status(server, f"/refused/{what}")
+    assert status in TAKEN[what].get(server.name, (403 if server.name in CANNOT[DENIAL] else 500,))
+    assert clients.get(server, "/").body == b"A page"
+
+
+def test_an_unknown_message_closes_a_websocket_that_is_open(server):
+    with clients.websocket(server, "/unknown") as websocket:
+        # These two take it.
+        code = 1000 if server.name in ("daphne", "gunicorn") else 1011
+        assert clients.closed(websocket).code == code
+
+
+def test_an_http_consumer_that_sends_a_body_first(server):
+    # gunicorn raises only afterwards, and answers that itself.
+    line = () if server.name == "gunicorn" else ("GET '/body_first' failed",)
+    with logged(server, *line):
+        answer = clients.get(server, "/body_first")
+    assert (answer.status, answer.whole) == (500, True)
+
+
+def test_an_http_consumer_whose_start_is_refused(server):
+    with logged(server, "'/no_status' failed"), clients.raw(server) as connection:
+        connection.sendall(b"GET /no_status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with connection.makefile("rb") as file:
+            received = file.read()
+    # Uvicorn takes it for started, and breaks it off.
+    assert b"500 Internal Server Error" in received or not received
+
+
 def test_an_http_consumer_that_returns_without_a_response(server):
     with logged(server, "/silent (function tests.errorsapp.silent) returned without its response"):
         answer = clients.get(server, "/silent")
@@ -124,6 +174,37 @@ def test_an_http_consumer_whose_client_has_left_owes_nothing(server):
             clients.leave(connection)
     assert TRACEBACK not in server.logged(since)
     assert "ERROR" not in server.logged(since)
+
+
+@pytest.mark.parametrize("how", ["deny", "close", "raise", "return", "accept", "guarded"])
+def test_a_client_that_leaves_during_its_handshake_is_no_error(server, how):
+    since = server.position()
+    with clients.raw(server) as connection:
+        head = [f"GET /slow/{how} HTTP/1.1", "Host: localhost", *clients.UPGRADE, "", ""]
+        connection.sendall("\r\n".join(head).encode())
+        wait_until(lambda: f"{how} has begun" in server.logged(since), "the handshake", server)
+        clients.leave(connection)
+    assert clients.get(server, f"/go/{how}").body == b"gone on"
+    wait_until(lambda: f"{how} has ended" in server.logged(since), "its end", server)
+    # It is logged after that, in good time for these.
+    for _ in range(3):
+        assert clients.get(server, "/").body == b"A page"
+    assert TRACEBACK not in server.logged(since)
+    assert "ERROR" not in server.logged(since)
+
+
+def test_what_comes_before_an_accept_takes_no_place(server):
+    with clients.raw(server) as connection:
+        head = ["GET /hasty HTTP/1.1", "Host: localhost", *clients.UPGRADE, "", ""]
+        # With the text "x", masked with zeros.
+        connection.sendall("\r\n".join(head).encode() + b"\x81\x81\0\0\0\0x")
+        clients.read_until(connection, b"\r\n\r\n")
+        clients.leave(connection)
+
+    def has_place():
+        return clients.handshake_status(server, "/hasty") == 101
+
+    wait_until(has_place, "its place", server)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

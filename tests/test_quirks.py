@@ -1,9 +1,10 @@
 """What happens on servers without ``quirks.py``, where it ends the server; the rest of it."""
 
+import asyncio
 import sys
 from functools import partial
 from importlib import import_module
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import pytest
 
@@ -133,3 +134,31 @@ def test_daphne_refuses_a_line_break_in_a_header_of_accept():
     daphne = quirks.Daphne(SimpleNamespace())
     with pytest.raises(ValueError, match="The header b'x-kind' has a line break"):
         daphne._handle_reply(message)
+
+
+def test_daphne_refuses_a_subprotocol_that_is_not_offered():
+    daphne = quirks.Daphne(SimpleNamespace(websocket_protocols=["chat"]))
+    with pytest.raises(ValueError, match="does not offer the subprotocol 'other'"):
+        daphne._handle_reply({"type": "websocket.accept", "subprotocol": "other"})
+
+
+@pytest.mark.parametrize(("written", "started"), [(0, False), (1, True)])
+def test_a_response_that_daphne_refused_can_begin_anew_until_it_was_written(written, started):
+    protocol = SimpleNamespace(_response_started=True, startedWriting=written, responseHeaders={})
+    quirks.Daphne(protocol).refused(None)
+    assert protocol._response_started is started
+
+
+async def test_hypercorn_s_stream_is_looked_for_where_it_is():
+    stream = type("WSStream", (), {"__module__": "hypercorn.protocol.ws_stream"})()
+    stream.closed = True
+
+    async def by_hypercorn(send):
+        # Middleware has wrapped it.
+        return quirks.Hypercorn().has_left(print)
+
+    bound = MethodType(print, stream)
+    assert quirks.Hypercorn().has_left(bound)
+    assert await asyncio.create_task(by_hypercorn(bound))
+    assert not quirks.Hypercorn().has_left(print)
+    quirks.Hypercorn().refused(print)

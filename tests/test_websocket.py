@@ -615,8 +615,9 @@ async def test_a_client_that_leaves_ends_a_function_quietly(receives, caplog, mo
 
 
 async def test_a_client_that_leaves_before_the_function_begins(caplog):
-    # Before accept there is nothing to warn of.
-    assert await run(application(returns_at_once), websocket_scope(), left()) == []
+    # Before accept there is nothing to warn of. Nobody gets the denial.
+    sent = await run(application(returns_at_once), websocket_scope(), left())
+    assert [message.get("status") for message in sent] == [503, None]
     assert caplog.messages == []
 
 
