@@ -199,6 +199,67 @@ def test_what_another_hook_publishes_goes_too(settings):
     assert get(view, settings) == [[("a", "j1"), ("a", "j0")], [("a", "j2")]]
 
 
+class Fails:
+    """A resource whose commit fails."""
+
+    transaction_manager = None
+
+    def abort(self, transaction):
+        pass
+
+    def tpc_begin(self, transaction):
+        pass
+
+    def commit(self, transaction):
+        raise LookupError("full")
+
+    def tpc_abort(self, transaction):
+        pass
+
+    def sortKey(self):
+        return "fails"
+
+
+def test_what_the_hooks_of_a_failed_commit_publish_goes(settings):
+    config, backend = configured(None, settings, "pyramid_tm")
+    request = request_of(config)
+
+    def reports(name):
+        return lambda success: request.channels.publish(name, success)
+
+    for _ in range(2):
+        with pytest.raises(LookupError), request.tm:
+            transaction = request.tm.get()
+            transaction.join(Fails())
+            transaction.addAfterCommitHook(reports("before"))
+            request.channels.publish("lost", 1)
+            transaction.addAfterCommitHook(reports("behind"))
+        request.tm.abort()
+    assert backend.calls == [[("before", "jfalse")], [("behind", "jfalse")]] * 2
+
+
+def test_what_is_published_after_a_failed_savepoint_is_taken_back(settings):
+    config, backend = configured(None, settings, "pyramid_tm")
+    request = request_of(config)
+    request.tm.begin()
+    request.tm.get().join(Fails())
+    with pytest.raises(TypeError):
+        request.tm.savepoint()
+    request.channels.publish("a", 1)
+    request.tm.abort()
+    assert backend.calls == []
+
+
+def test_publish_now_is_for_the_hooks_of_an_abort(settings):
+    config, backend = configured(None, settings, "pyramid_tm")
+    request = request_of(config)
+    request.tm.begin()
+    request.tm.get().addAfterAbortHook(request.channels.publish, ("a", 1))
+    request.tm.get().addAfterAbortHook(request.channels.publish_now, ("a", 2))
+    request.tm.abort()
+    assert backend.calls == [[("a", "j2")]]
+
+
 def test_without_transactions_it_goes_at_once():
     def view(request):
         request.channels.publish("a", 1)

@@ -134,7 +134,9 @@ class RequestChannels:
         """Publish ``data`` on the channel ``name`` once the transaction commits.
 
         The transaction is that of ``request.tm``, if one is under way: an abort or a veto takes
-        the event back. A failure after the commit is logged. Without a transaction it is published
+        the event back. So does an abort what is published in its own hooks: publish that with
+        :meth:`publish_now`. What the after-commit hooks of a commit that failed publish goes
+        all the same. A failure after the commit is logged. Without a transaction it is published
         at once, and a failure raises as in :meth:`publish_now`. Events go in the order of the
         commits, and those that are published afterwards come after them; a commit on an event loop
         has a thread do it, and so has one that has waited for that thread for ``timeout`` seconds.
@@ -181,15 +183,17 @@ class RequestChannels:
         if transaction is None:
             return False
         channels = self._channels
+        # The hooks of a failed commit publish in spite of it: theirs is kept apart.
+        failed = getattr(transaction, "status", None) == "Commit failed"
         try:
-            messages = transaction.data(channels)
+            joined = transaction.data(channels)
         except KeyError:
-            messages = None
-        if messages is None:
-            messages = []
-            transaction.set_data(channels, messages)
-            transaction.addAfterCommitHook(_after_commit, (transaction, channels, messages))
-        messages.append(message)
+            joined = None
+        if joined is None or joined[0] != failed:
+            joined = (failed, [])
+            transaction.set_data(channels, joined)
+            transaction.addAfterCommitHook(_after_commit, (transaction, channels, *joined))
+        joined[1].append(message)
         return True
 
 
@@ -213,11 +217,15 @@ def _transaction(request: Any) -> Any:
 
 
 def _after_commit(
-    success: bool, transaction: Any, channels: Channels, messages: list[tuple[str, bytes]]
+    success: bool,
+    transaction: Any,
+    channels: Channels,
+    failed: bool,
+    messages: list[tuple[str, bytes]],
 ) -> None:
     # Another hook may publish after this one: that takes a hook of its own.
     transaction.set_data(channels, None)
-    if not success:
+    if not success and not failed:
         return
     if _runs_a_loop():
         channels.committed.publish_later(messages)
