@@ -73,7 +73,7 @@ class IChannelsBackend(Interface):
         """Return the members that subscribe to ``channel``, without repeats; awaited."""
 
     def aclose():
-        """Close what belongs to the running event loop; awaited."""
+        """Close what belongs to the running event loop; awaited. Subscriptions that need it end."""
 
 
 class IChannels(Interface):

@@ -1,6 +1,9 @@
 """What one page, one connection and one wait at Redis may cost, against the real server."""
 
 import asyncio
+import socket
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
@@ -8,7 +11,8 @@ import pytest
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels import redis as module
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from pyramid_asgi_consumers.exceptions import PublishUnknown
+from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
+from tests.forwarder import Forwarder
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -122,3 +126,101 @@ async def test_what_is_stored_but_not_sent_is_not_refused(server):
         with pytest.raises(PublishUnknown, match="STORED"):
             await channels.publish("a", 2)
     assert server.client.xlen("asgi:stream:a") == 2
+
+
+async def test_a_thread_is_held_no_longer_than_the_timeout_though_bytes_trickle(server):
+    async with Forwarder(server.port) as forwarder:
+        backend = RedisBackend(forwarder.url, timeout=2.0)
+
+        async def publish():
+            (result,) = await asyncio.to_thread(backend.publish_many, [("a", b"j1")])
+            return result
+
+        assert isinstance(await publish(), str)
+        forwarder.pace = 1
+        # What was read for before there was a pace still comes at once.
+        assert isinstance(await publish(), str)
+        # Each byte of an answer, of 25, comes in time.
+        backend.timeout = 0.1
+        assert isinstance(await publish(), PublishUnknown)
+        # Nor is a connection made in that time.
+        backend.timeout = 0.05
+        assert isinstance(await publish(), PublishRefused)
+        forwarder.pace = None
+        backend.timeout = 2.0
+        assert isinstance(await publish(), str)
+        backend._pool.disconnect()
+
+
+def test_a_socket_waits_until_the_threads_deadline(monkeypatch):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        timed = module._TimedSocket(ours)
+        theirs.sendall(b"one two")
+        assert timed.recv(3) == b"one"
+        part = bytearray(4)
+        assert (timed.recv_into(part), part) == (4, b" two")
+        monkeypatch.setattr(module._this_thread, "deadline", 0.0)
+        for use in (lambda: timed.recv(1), lambda: timed.sendall(b"x")):
+            with pytest.raises(TimeoutError):
+                use()
+        timed.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            timed.recv(1)
+
+
+FORKS = """
+import os, sys
+from pyramid_asgi_consumers.channels.redis import RedisBackend
+backend = RedisBackend(sys.argv[1] + "?max_connections=1", timeout=1.0)
+publish = lambda: isinstance(backend.publish_many([("a", b"j1")])[0], str)
+assert publish()
+# As if another thread published.
+with backend._share().turns, backend._lock:
+    child = os.fork()
+    if not child:
+        os._exit(publish() and publish())
+    _, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 1
+assert publish()
+"""
+
+
+def test_a_fork_publishes_whatever_other_threads_did(server):
+    subprocess.run([sys.executable, "-c", FORKS, server.url], check=True, timeout=SECONDS)
+
+
+async def test_what_is_given_up_keeps_no_memory(server):
+    async with connected(server.url, timeout=0.3) as channels:
+        async with channels.subscribe("a", presence="ann"), channels.subscribe("a"):
+            (loop,) = channels.backend._loops.values()
+            server.pause()
+            publishing = [asyncio.ensure_future(channels.publish("a", n)) for n in range(600)]
+            await asyncio.sleep(0)
+            publishing[-1].cancel()
+            await asyncio.wait(publishing)
+            assert not loop.commands._waiting
+        # Who left is not there for whoever hears of it later, either.
+        assert not loop.commands._waiting
+        server.resume()
+
+
+async def test_subscriptions_end_when_the_channels_are_closed(server):
+    async with connected(server.url) as channels:
+        async with channels.subscribe("a") as events:
+            await channels.publish("a", 1)
+            assert (await take(events, 1))[0].data == 1
+            following = asyncio.ensure_future(take(events, 1))
+            server.pause()
+            entering = asyncio.ensure_future(channels.subscribe("b").__aenter__())
+            await asyncio.sleep(0)
+            await channels.backend.aclose()
+            server.resume()
+            with pytest.raises(ChannelsError, match="closed while a subscription was entered"):
+                await asyncio.wait_for(entering, SECONDS)
+            with pytest.raises(StopAsyncIteration):
+                await following
+            assert [event async for event in events] == []
+        async with channels.subscribe("a") as events:
+            await channels.publish("a", 2)
+            assert (await take(events, 1))[0].data == 2

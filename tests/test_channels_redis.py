@@ -554,7 +554,9 @@ def test_what_a_loop_leaves_is_dropped_when_another_runs(server):
         ("redis://localhost/0?parser_class=x", "the options in a Redis URL are .*'parser_class'"),
         ("redis://localhost/0?protocl=3", "the options in a Redis URL are .*'protocl'"),
         ("rediss://localhost/0?ssl_cert_reqs=x", "redis-py refuses: .*Certificate Requirements"),
-        ("rediss://localhost/0?ssl_x=y", "ssl_x"),
+        ("rediss://localhost/0?ssl_x=y", "the options in a Redis URL are .*'ssl_x'"),
+        ("redis://localhost/0?ssl_cert_reqs=none", "'ssl_cert_reqs' .* needs rediss://"),
+        ("redis://localhost/0?client_name=a b", "client_name .* not 'a b'"),
     ],
 )
 def test_a_bad_url_is_refused_by_name(url, complaint):
@@ -587,6 +589,13 @@ async def works(url):
 )
 async def test_options_for_an_applications_own_answers_change_nothing(options, server):
     assert await works(f"{server.url}?{options}")
+
+
+async def test_a_unix_socket_does_as_well(server, tmp_path):
+    server.stop()
+    path = tmp_path / "redis.sock"
+    server.start("--unixsocket", str(path))
+    assert await works(f"unix://{path}")
 
 
 async def test_options_of_the_connection_are_honoured(server):

@@ -517,6 +517,11 @@ class Subscription:
         self._left = left
         self._queue.append(item)
 
+    def end(self) -> None:
+        """Have nothing more come after what waits already."""
+        self._ended = True
+        self._wake()
+
     def _take_back(self) -> None:
         # What was handed to who waited, and has not been taken yet, waits as all else.
         item, self._handed = self._handed, None

@@ -6,13 +6,16 @@ loop all subscriptions share one connection, and all commands another.
 
 import asyncio
 import hashlib
+import inspect
 import logging
+import math
+import os
 import random
 import re
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -21,9 +24,10 @@ from urllib.parse import parse_qs, urlsplit
 from redis import ConnectionPool
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio.connection import Connection as AsyncConnection
+from redis.asyncio.connection import SSLConnection as AsyncSSLConnection
 from redis.asyncio.connection import parse_url as parse_async_url
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -148,8 +152,8 @@ BEAT = 6.0
 #: Seconds between two attempts to reconnect, at least and at most.
 BACKOFF = (0.1, 5.0)
 
-#: Options of a URL that are honoured, and those that begin with ``ssl_``. ``max_connections`` is of
-#: the threads that publish: each waits for its turn.
+#: Options of a URL that are honoured, besides those of TLS. ``max_connections`` is of the threads
+#: that publish: each waits for its turn.
 OPTIONS = (
     "client_name",
     "db",
@@ -157,6 +161,12 @@ OPTIONS = (
     "password",
     "socket_keepalive",
     "username",
+)
+#: Options of TLS that threads' and event loops' connections have.
+SSL_OPTIONS = tuple(
+    name
+    for name in inspect.signature(SSLConnection).parameters
+    if name.startswith("ssl_") and name in inspect.signature(AsyncSSLConnection).parameters
 )
 #: Options of a URL that are for an application's own connections: here they change nothing.
 OVERRIDDEN = (
@@ -232,8 +242,10 @@ class RedisBackend:
         self.expiry = expiry
         _check_url(url)
         self._url = url
+        # What threads share, of each process: a fork begins with its own.
+        self._shared: dict[int, _Shared] = {}
         try:
-            self._pool = self._make_pool()
+            self._share()
             self._subscribers = self._make_async_pool()
             self.make_subscriber()
         except RedisError as error:
@@ -243,7 +255,6 @@ class RedisBackend:
         # Redis numbers its databases, but not its channels.
         self._database = int(self._pool.connection_kwargs.get("db") or 0)
         self._prefix = prefix
-        self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
     def _options(self, parsed: Any) -> dict[str, Any]:
@@ -257,14 +268,31 @@ class RedisBackend:
             "protocol": 2,
         }
 
-    def _make_pool(self) -> ConnectionPool:
+    def _share(self) -> "_Shared":
+        pid = os.getpid()
+        shared = self._shared.get(pid)
+        if shared is None:
+            shared = self._shared.setdefault(pid, self._make_shared())
+            self._shared = {pid: shared}
+        return shared
+
+    def _make_shared(self) -> "_Shared":
         # redis-py refuses the next thread at once, and allows 100 if the URL does not say.
         options = self._options(parse_url(self._url))
         most = options.pop("max_connections", None)
         if most is not None and most < 1:
             raise ValueError(f"the option max_connections is at least 1, not {most}")
-        self._turns = None if most is None else threading.Semaphore(most)
-        return ConnectionPool(max_connections=most or MOST_CONNECTIONS, **options)
+        kind = _TIMED[options.pop("connection_class", Connection)]
+        pool = ConnectionPool(kind, most or MOST_CONNECTIONS, **options)
+        return _Shared(pool, None if most is None else threading.Semaphore(most))
+
+    @property
+    def _pool(self) -> ConnectionPool:
+        return self._share().pool
+
+    @property
+    def _lock(self) -> threading.Lock:
+        return self._share().lock
 
     def _make_async_pool(self) -> AsyncConnectionPool:
         # Subscribers read without a timeout, and of commands whole batches are timed.
@@ -297,18 +325,24 @@ class RedisBackend:
 
     def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> list[str | ChannelsError]:
         messages = list(messages)
-        if self._turns is None:
-            return self._publish_many(messages)
-        if not self._turns.acquire(timeout=self.timeout):
-            return [_unreachable("max_connections are busy") for _ in messages]
+        turns = self._share().turns
+        _this_thread.deadline = time.monotonic() + self.timeout
         try:
-            return self._publish_many(messages)
+            if turns is None:
+                return self._publish_many(messages)
+            if not turns.acquire(timeout=self.timeout):
+                return [_unreachable("max_connections are busy") for _ in messages]
+            try:
+                return self._publish_many(messages)
+            finally:
+                turns.release()
         finally:
-            self._turns.release()
+            _this_thread.deadline = math.inf
 
     def _publish_many(self, messages: list[tuple[str, bytes]]) -> list[str | ChannelsError]:
+        pool = self._pool
         try:
-            connection = self._pool.get_connection()
+            connection = pool.get_connection()
         except (RedisError, OSError) as error:
             return [_unreachable(error) for _ in messages]
         results: list[str | ChannelsError] = []
@@ -340,7 +374,7 @@ class RedisBackend:
         finally:
             if elsewhere:
                 connection.disconnect()
-            self._pool.release(connection)
+            pool.release(connection)
         if elsewhere:
             self._leave_server()
         return results
@@ -385,7 +419,9 @@ class RedisBackend:
             hub.task.cancel()
         try:
             if left:
-                await asyncio.wait(left, timeout=self.timeout)
+                await asyncio.wait([command.future for command in left], timeout=self.timeout)
+                for command in left:
+                    loop.commands.give_up(command)
         finally:
             if not hub.feeds:
                 await asyncio.wait([hub.task])
@@ -416,15 +452,99 @@ class RedisBackend:
         return found
 
     async def aclose(self) -> None:
+        """Close the connections of the running event loop; the next use opens new ones.
+
+        Its subscriptions end when what waits for them is taken; one that is being entered raises
+        :class:`.ChannelsError`. Who was present there is forgotten as after a crash.
+        """
         with self._lock:
             loop = self._loops.pop(asyncio.get_running_loop(), None)
         if loop is not None:
             if loop.hub is not None:
-                loop.hub.task.cancel()
+                loop.hub.close()
                 await asyncio.wait([loop.hub.task])
             await loop.commands.aclose()
             await loop.connections.aclose()
         self._pool.disconnect(inuse_connections=False)
+
+
+class _Shared:
+    # What threads share: connections, turns where those are limited, and a lock.
+
+    def __init__(self, pool: ConnectionPool, turns: threading.Semaphore | None) -> None:
+        self.pool = pool
+        self.turns = turns
+        self.lock = threading.Lock()
+
+
+class _ThisThread(threading.local):
+    # When what this thread waits for is given up.
+    deadline = math.inf
+
+
+_this_thread = _ThisThread()
+
+
+class _TimedSocket:
+    # A socket that waits until the thread's deadline, and no longer: its own timeout begins anew
+    # with each byte that arrives.
+
+    def __init__(self, connected: Any) -> None:
+        self._socket = connected
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def _wait_no_longer(self) -> None:
+        # With 0 redis-py looks whether anything is there.
+        if self._socket.gettimeout() != 0:
+            left = _this_thread.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(None if left == math.inf else left)
+
+    def recv(self, *arguments: Any) -> bytes:
+        self._wait_no_longer()
+        return self._socket.recv(*arguments)
+
+    def recv_into(self, *arguments: Any) -> int:
+        self._wait_no_longer()
+        return self._socket.recv_into(*arguments)
+
+    def sendall(self, data: bytes) -> None:
+        # An SSLSocket, too, begins anew with each part.
+        rest = memoryview(data)
+        while rest:
+            self._wait_no_longer()
+            rest = rest[self._socket.send(rest) :]
+
+
+class _Timed:
+    # A connection that is made, and used, until the thread's deadline.
+
+    def _connect(self) -> _TimedSocket:
+        left = max(_this_thread.deadline - time.monotonic(), 0.001)
+        self.socket_connect_timeout = None if left == math.inf else left
+        return _TimedSocket(super()._connect())
+
+
+class _TimedConnection(_Timed, Connection):
+    pass
+
+
+class _TimedSSLConnection(_Timed, SSLConnection):
+    pass
+
+
+class _TimedUnixConnection(_Timed, UnixDomainSocketConnection):
+    pass
+
+
+_TIMED = {
+    Connection: _TimedConnection,
+    SSLConnection: _TimedSSLConnection,
+    UnixDomainSocketConnection: _TimedUnixConnection,
+}
 
 
 class _Loop:
@@ -512,7 +632,7 @@ class _Commands:
     def __init__(self, connections: _Connections, timeout: float) -> None:
         self._connections = connections
         self._timeout = timeout
-        self._waiting: deque[_Command] = deque()
+        self._waiting: OrderedDict[_Command, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         # Set when a server said that it is not the one to talk to.
         self.elsewhere = asyncio.Event()
@@ -522,7 +642,7 @@ class _Commands:
 
     def submit(self, script: str, *arguments: Any) -> _Command:
         command = _Command(script, arguments)
-        self._waiting.append(command)
+        self._waiting[command] = None
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._work())
         return command
@@ -532,20 +652,25 @@ class _Commands:
         try:
             await asyncio.wait([command.future], timeout=self._timeout)
         except asyncio.CancelledError:
+            self._waiting.pop(command, None)
             command.future.cancel()
             raise
-        command.give_up(f"no answer within {self._timeout:g} seconds")
+        self.give_up(command)
         return command.future.result()
+
+    def give_up(self, command: _Command) -> None:
+        self._waiting.pop(command, None)
+        command.give_up(f"no answer within {self._timeout:g} seconds")
 
     async def _work(self) -> None:
         try:
             while self._waiting:
                 count = min(len(self._waiting), BATCH)
-                await self._send([self._waiting.popleft() for _ in range(count)])
+                await self._send([self._waiting.popitem(last=False)[0] for _ in range(count)])
         finally:
             self._task = None
             while self._waiting:
-                self._waiting.popleft().give_up(CLOSED)
+                self._waiting.popitem(last=False)[0].give_up(CLOSED)
 
     async def _send(self, batch: list[_Command]) -> None:
         reason: object = CLOSED
@@ -956,6 +1081,7 @@ class _Hub:
         self._outage: float | None = None
         self._attempt = 0
         self._life = b""
+        self._closed = False
         self._begin()
         self.task = asyncio.get_running_loop().create_task(self._run())
 
@@ -987,7 +1113,7 @@ class _Hub:
                 if members[subscription.presence] == 1:
                     entered.append(self._enter(name, [subscription.presence]))
         for feed in feeds:
-            while self._outage is None and feed.waits_for(subscription):
+            while not self._closed and self._outage is None and feed.waits_for(subscription):
                 feed.waiters.append(asyncio.get_running_loop().create_future())
                 await feed.waiters[-1]
         try:
@@ -995,6 +1121,16 @@ class _Hub:
                 await self.answer(command)
         except ChannelsError as error:
             log.debug("Members will be entered again: %s", Shown(error))
+        if self._closed:
+            raise ChannelsError("The channels were closed while a subscription was entered")
+
+    def close(self) -> None:
+        self._closed = True
+        self.task.cancel()
+        for feed in self.feeds.values():
+            for subscription in (*feed.subscribers, *feed.joining):
+                subscription.end()
+            feed.wake()
 
     def _attach(self, name: str, subscription: Subscription) -> _Feed:
         redis_channel = self._backend.redis_channel(name)
@@ -1012,8 +1148,8 @@ class _Hub:
             self._first[feed] = None
             self._wanted.set()
 
-    def detach(self, subscription: Subscription) -> list[asyncio.Future[Any]]:
-        # At once, as far as this process goes; what is returned is done when Redis knows who left.
+    def detach(self, subscription: Subscription) -> list[_Command]:
+        # At once, as far as this process goes; what is returned tells Redis who left.
         left = []
         for name in subscription.channels:
             redis_channel = self._backend.redis_channel(name)
@@ -1059,11 +1195,10 @@ class _Hub:
             *(self._token + b":" + member for member in members),
         )
 
-    def _leave(self, name: str, member: bytes) -> asyncio.Future[Any]:
-        command = self._commands.submit(
+    def _leave(self, name: str, member: bytes) -> _Command:
+        return self._commands.submit(
             LEAVE, self._backend.members(name), self._token + b":" + member
         )
-        return command.future
 
     def _change(self, *command: Any) -> None:
         self._changes.append(command)
@@ -1403,14 +1538,21 @@ def _check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "unix" and parts.path.strip("/") and not parts.path[1:].isdigit():
         raise ValueError(f"the database in a Redis URL is a number, not {parts.path[1:]!r}")
-    for name in parse_qs(parts.query):
+    for name, values in parse_qs(parts.query).items():
         if name in REFUSED:
             raise ValueError(f"the option {name} in a Redis URL is not taken: {REFUSED[name]}")
-        if name not in OPTIONS and name not in OVERRIDDEN and not name.startswith("ssl_"):
+        if name.startswith("ssl_") and parts.scheme != "rediss":
+            raise ValueError(f"the option {name!r:.100} in a Redis URL needs rediss://")
+        if name not in OPTIONS and name not in OVERRIDDEN and name not in SSL_OPTIONS:
             known = ", ".join(OPTIONS)
             raise ValueError(
-                f"the options in a Redis URL are {known} and those that begin with ssl_,"
-                f" not {name!r:.100}"
+                f"the options in a Redis URL are {known} and redis-py's of TLS, such as"
+                f" ssl_ca_certs, not {name!r:.100}"
+            )
+        if name == "client_name" and not re.fullmatch("[!-~]+", values[-1]):
+            raise ValueError(
+                "the option client_name in a Redis URL is printable ASCII without spaces,"
+                f" not {values[-1]!r:.100}"
             )
 
 

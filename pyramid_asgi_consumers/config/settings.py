@@ -11,6 +11,11 @@ from pyramid.settings import asbool
 
 PREFIX = "asgi."
 
+# What sockets, locks and Redis take for certain, and more than is ever meant.
+MOST_SECONDS = 10**6
+MOST_EXPIRY = 10**9
+MOST_EVENTS = 10**9
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,25 +29,26 @@ class Setting:
     expected: str
 
 
-def _whole_number(default: int | None, least: int = 1) -> Setting:
+def _whole_number(default: int | None, least: int = 1, most: float = math.inf) -> Setting:
     def read(value: Any) -> int:
         number = int(value)
-        if number < least:
+        if not least <= number <= most:
             raise ValueError(value)
         return number
 
-    return Setting(default, read, f"a whole number of at least {least}")
+    limit = "" if most == math.inf else f" and at most {most}"
+    return Setting(default, read, f"a whole number of at least {least}{limit}")
 
 
 def _seconds(default: float) -> Setting:
     def read(value: Any) -> float:
         number = float(value)
         # Not even NaN passes.
-        if not 0 < number < math.inf:
+        if not 0 < number <= MOST_SECONDS:
             raise ValueError(value)
         return number
 
-    return Setting(default, read, "a number of seconds above 0")
+    return Setting(default, read, f"a number of seconds above 0 and at most {MOST_SECONDS}")
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -51,8 +57,8 @@ def _words(value: Any) -> tuple[str, ...]:
 
 SETTINGS: dict[str, Setting] = {
     "asgi.channels": Setting("memory://", lambda value: value or "memory://", "a URL"),
-    "asgi.channels.expiry": _whole_number(86400),
-    "asgi.channels.history": _whole_number(0, least=0),
+    "asgi.channels.expiry": _whole_number(86400, most=MOST_EXPIRY),
+    "asgi.channels.history": _whole_number(0, least=0, most=MOST_EVENTS),
     "asgi.channels.prefix": Setting("asgi:", str, "a str"),
     "asgi.channels.timeout": _seconds(5.0),
     "asgi.handshake_threads": _whole_number(8),
