@@ -103,7 +103,7 @@ class Endpoint:
 
         def noted_receive() -> Any:
             nonlocal asked
-            asked = receive()
+            asked = receive() if server.minds_who_left else watcher.noted(receive)
             return asked
 
         def tracked(message: dict[str, Any]) -> Any:

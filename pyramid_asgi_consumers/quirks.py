@@ -76,6 +76,10 @@ class Server:
     #: Whether ``receive`` tells of a client that leaves before its request was answered.
     tells_who_left_early = True
 
+    #: Whether, once a websocket's ``receive`` has told that the client has left, ``send`` raises,
+    #: and ``receive`` suspends or raises.
+    minds_who_left = True
+
 
 def served_by(scope: Mapping[str, Any], send: Any) -> Server:
     """What serves the connection of ``scope``.
@@ -107,8 +111,11 @@ def served_by(scope: Mapping[str, Any], send: Any) -> Server:
 class UvicornWebsockets(Server):
     """Uvicorn 0.54's ``websockets`` implementation.
 
-    It fails on a denial whose status Python's ``http.HTTPStatus`` does not know.
+    It fails on a denial whose status Python's ``http.HTTPStatus`` does not know. Its ``receive``
+    tells again and again that the client has left, and does not suspend.
     """
+
+    minds_who_left = False
 
     def denial_status(self, status: int) -> int:
         status = super().denial_status(status)
@@ -117,6 +124,8 @@ class UvicornWebsockets(Server):
 
 class Hypercorn(Server):
     """Hypercorn 0.18, on a websocket."""
+
+    minds_who_left = False
 
     def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
         """Put a subprotocol that Hypercorn does not know among the headers.
@@ -163,6 +172,8 @@ class Granian(Server):
 
     # 2.8.9 does not, and what waits there then never ends.
     tells_who_left_early = False
+
+    minds_who_left = False
 
     def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
         """No close after a disconnect.

@@ -59,6 +59,8 @@ class Watcher:
         Raises RuntimeError while another task waits here.
         """
         if self._receiving:
+            # Who tries again and again does not keep the other from its turn.
+            await asyncio.sleep(0)
             raise RuntimeError("receive: another task is receiving from this websocket")
         self._receiving = True
         pending: Any = None
@@ -242,6 +244,16 @@ class SenderWatcher:
 
     def _note(self, event: Event) -> None:
         self.left = True
+
+    async def noted(self, receive: Receive) -> Event:
+        """Return what ``receive()`` does; note where the client has left."""
+        if self.left:
+            # Who asks again and again does not keep others from their turn.
+            await asyncio.sleep(0)
+        event = await receive()
+        if event["type"] == "websocket.disconnect":
+            self.left = True
+        return event
 
     async def end(self) -> None:
         """Watch no longer."""

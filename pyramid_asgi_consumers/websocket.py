@@ -1,5 +1,6 @@
 """The friendly face of scope, receive and send."""
 
+import asyncio
 import json
 import logging
 import re
@@ -145,7 +146,7 @@ class WebSocket:
         Raises ValueError or TypeError for arguments that cannot be sent, RuntimeError where the
         handshake has been answered already. RFC 6455 section 4.2.2.
         """
-        self._must_be_connecting("accept")
+        await self._must_be_connecting("accept")
         if subprotocol is not None and subprotocol not in self.subprotocols:
             raise ValueError(
                 f"accept: subprotocol must be one that the client offers, {self.subprotocols!r},"
@@ -172,7 +173,7 @@ class WebSocket:
         :class:`.WSGIError`, which is one, for headers that cannot be sent: control characters, text
         that is not latin-1, or those between client and server (RFC 2616 section 13.5.1).
         """
-        self._must_be_connecting("deny")
+        await self._must_be_connecting("deny")
         if not isinstance(response, WebObResponse):
             raise TypeError(
                 f"deny: response must be a Pyramid response or HTTP exception, not {response!r}"
@@ -189,10 +190,11 @@ class WebSocket:
             if event["type"] == "websocket.disconnect":
                 raise self._disconnect(event)
 
-    def _must_be_connecting(self, action: str) -> None:
-        if self._left:
-            raise WebSocketDisconnect(*self._end)
+    async def _must_be_connecting(self, action: str) -> None:
         if self._state is not CONNECTING:
+            await _turn()
+            if self._left:
+                raise WebSocketDisconnect(*self._end)
             raise RuntimeError(
                 f"{action}: the handshake has been answered, the websocket is {self._state}"
             )
@@ -207,7 +209,7 @@ class WebSocket:
         while another task receives.
         """
         if self._state is not OPEN:
-            raise self._not_receiving()
+            raise await self._not_receiving()
         event = await self._watcher.receive()
         text = event.get("text")
         return self._not_text(event) if text is None else text
@@ -259,7 +261,7 @@ class WebSocket:
         else:
             raise TypeError(f"send: message must be str or bytes, not {message!r}")
         if self._state is not OPEN:
-            raise self._not_open()
+            raise await self._not_open()
         try:
             await self._send(event)
         except GONE as error:
@@ -291,14 +293,15 @@ class WebSocket:
         # As receive() does: awaiting that for each message would show in a benchmark.
         try:
             if self._state is not OPEN:
-                raise self._not_receiving()
+                raise await self._not_receiving()
             event = await self._watcher.receive()
             text = event.get("text")
             return self._not_text(event) if text is None else text
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
 
-    def _not_receiving(self) -> Exception:
+    async def _not_receiving(self) -> Exception:
+        await _turn()
         if self._state is CLOSED:
             return WebSocketDisconnect(*self._end)
         return RuntimeError("receive: the websocket is not open yet: await accept() first")
@@ -309,7 +312,8 @@ class WebSocket:
         # Either of text and bytes may be absent or None (ASGI, Receive).
         return event["bytes"]
 
-    def _not_open(self) -> Exception:
+    async def _not_open(self) -> Exception:
+        await _turn()
         if self._left:
             return WebSocketDisconnect(*self._end)
         if self._state is CONNECTING:
@@ -343,6 +347,8 @@ class WebSocket:
             except GONE as error:
                 # The client was faster.
                 log.debug("The client had left: %s", Shown(error))
+        else:
+            await _turn()
 
     async def wait_closed(self) -> None:
         """Wait until the client leaves; what it sends until then is discarded."""
@@ -419,6 +425,12 @@ class WebSocketFunction:
 
 
 _CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+
+
+async def _turn() -> None:
+    # A function that tries again and again on a websocket that is closed keeps neither others from
+    # their turn, nor itself from being cancelled.
+    await asyncio.sleep(0)
 
 
 def _no_constant(name: str) -> None:

@@ -1,6 +1,7 @@
 """The application of ``test_leaving_servers.py``: what goes on when its client has left."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections import Counter
@@ -78,6 +79,26 @@ async def relaying(websocket):
         await asyncio.Event().wait()
 
 
+async def swallows(websocket):
+    """Tries again, whatever it is told."""
+    await websocket.accept()
+    await websocket.send("hello")
+    ways = {
+        "receive": websocket.receive,
+        "iteration": websocket.wait_closed,
+        "send": lambda: websocket.send("x"),
+        "accept": websocket.accept,
+        "close": websocket.close,
+    }
+    with contextlib.suppress(WebSocketDisconnect):
+        await websocket.receive()
+    while True:
+        try:
+            await ways[websocket.path_params["how"]]()
+        except Exception:
+            continue
+
+
 async def lingers(websocket):
     """Goes on after it has heard that its client has left."""
     await websocket.accept()
@@ -116,6 +137,26 @@ async def plain_ticks(scope, receive, send):
     while True:
         await send({"type": "websocket.send", "text": "tick"})
         await asyncio.sleep(0.05)
+
+
+async def plain_chat(scope, receive, send):
+    """Sends, while a task of its own receives; that one goes on where ``how`` says so."""
+    await receive()
+    await send({"type": "websocket.accept"})
+
+    async def read():
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect" and scope["path_params"]["how"] == "ends":
+                return
+
+    reader = asyncio.create_task(read())
+    try:
+        while True:
+            await send({"type": "websocket.send", "text": "tick"})
+            await asyncio.sleep(0.05)
+    finally:
+        reader.cancel()
 
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -248,6 +289,8 @@ def make_app():
         for func in (silent, flood, subscriber, relaying):
             config.add_websocket(f"/{func.__name__}/{{name}}", noted(func), max_connections=2)
         config.add_websocket("/lingers/{how}/{name}", noted(lingers))
+        config.add_websocket("/swallows/{how}/{name}", noted(swallows))
+        config.add_asgi_consumer("/plain_chat/{how}/{name}", "websocket", noted(plain_chat))
         for consumer in (plain_flood, plain_ticks):
             path = f"/{consumer.__name__}/{{name}}"
             config.add_asgi_consumer(path, "websocket", noted(consumer))

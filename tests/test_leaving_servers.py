@@ -159,6 +159,17 @@ def test_a_plain_consumer_that_only_sends_hears_of_it(server, quiet):
     wait_for_the_end(server, "plain-ticks")
 
 
+def test_a_plain_consumer_that_sends_while_another_task_receives_hears_of_it(server):
+    ends = [f"{reader}-{how}" for reader in ("ends", "goes-on") for how in WAYS]
+    for name in ends:
+        reader, how = name.rsplit("-", 1)
+        with opened(server, f"/plain_chat/{reader}/chat-{name}") as connection:
+            clients.read_until(connection, b"tick")
+            go(connection, how)
+    for name in ends:
+        wait_for_the_end(server, f"chat-{name}")
+
+
 def test_http_consumers_that_do_not_receive_are_cancelled(server, quiet):
     first = {"http_events": b"data: 1\n\n", "http_ticks": b"tick\n", "guarded": b"data: 1\n\n"}
     for kind, mark in first.items():
@@ -242,3 +253,14 @@ def test_functions_that_go_on_are_cancelled(server, quiet):
     # Where one sends, the watcher may have been faster.
     lines = server.logged(since).count("goes on 0.5 s after its client has left: cancelled")
     assert lines in (3, 4)
+
+
+def test_functions_that_try_again_for_ever_stop_nobody_and_are_cancelled(server, quiet):
+    ways = ("receive", "iteration", "send", "accept", "close")
+    for way in ways:
+        with opened(server, f"/swallows/{way}/swallows-{way}") as connection:
+            clients.read_until(connection, b"hello")
+            go(connection, "closes")
+        assert clients.get(server, "/").status == 200
+    for way in ways:
+        wait_for_the_end(server, f"swallows-{way}")
