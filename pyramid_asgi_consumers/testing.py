@@ -501,6 +501,11 @@ class _Call:
         self._status = ""
         self._names: dict[str, str] = {}
 
+    @property
+    def named(self) -> str:
+        """Whose call it is, for error messages."""
+        return f"{self.scope['type']} {self.scope['path']}"
+
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run ``coroutine``, in the context of the test's thread."""
 
@@ -543,6 +548,8 @@ class _Call:
     def environ_of(self, served: dict[str, Any]) -> dict[str, Any]:
         """The environ of a Pyramid request: ``served``, by the server, and what the test's says."""
         environ = dict(served)
+        if "REMOTE_PORT" not in self.environ:
+            environ.pop("REMOTE_PORT", None)
         for key, value in self.environ.items():
             if key in _SERVERS or (key.startswith("wsgi.") and key in served):
                 continue
@@ -602,7 +609,10 @@ class _Call:
     def check_end(self) -> None:
         """Raise RuntimeError where a response has no end."""
         if self.scope["type"] == "http" and self._expected:
-            raise RuntimeError("The application returned before the end of its response")
+            raise RuntimeError(
+                f"{self.named}: the application returned before the end of its response; a consumer"
+                ' sends "http.response.start", and "http.response.body" until one has no more_body'
+            )
 
     async def receive(self) -> dict[str, Any]:
         while not self._received:
@@ -619,6 +629,7 @@ class _Call:
         if kind not in self._expected:
             expected = " or ".join(self._expected) or "nothing"
             raise RuntimeError(f"Expected {expected} to be sent, not {kind}")
+        _check(message, self.named)
         if self.server.loop.time() >= self._gone_at:
             raise ClientDisconnected("The client has left")
         self._expected = self._expected[kind]
@@ -629,6 +640,44 @@ class _Call:
         if kind == "websocket.close":
             self._leave(message.get("code", 1000), message.get("reason") or "")
         self.server.tell(self.sent.append, message)
+
+
+def _check(message: Mapping[str, Any], sender: str) -> None:
+    """Raise TypeError where ``message`` is not what servers take (ASGI www)."""
+    kind = message["type"]
+    if kind == "websocket.send":
+        given = [key for key in _MESSAGE if message.get(key) is not None]
+        if len(given) != 1:
+            raise TypeError(
+                f"{sender}: websocket.send must have text or bytes, one of the two, not"
+                f" {' and '.join(given) or 'none'}"
+            )
+        _check_type(sender, kind, given[0], message[given[0]], _MESSAGE[given[0]])
+    elif kind.endswith("response.body"):
+        _check_type(sender, kind, "body", message.get("body", b""), bytes)
+    elif kind.endswith("response.start"):
+        _check_type(sender, kind, "status", message.get("status"), int)
+    for header in message.get("headers") or ():
+        if not (
+            isinstance(header, tuple | list)
+            and len(header) == 2
+            and all(isinstance(part, bytes) for part in header)
+        ):
+            raise TypeError(
+                f"{sender}: the headers of {kind} must be pairs of bytes, such as"
+                f' (b"content-type", b"text/plain"), not {header!r:.200}'
+            )
+
+
+_MESSAGE = {"text": str, "bytes": bytes}
+
+
+def _check_type(sender: str, kind: str, key: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(
+            f"{sender}: {key} of {kind} must be {expected.__name__}, not"
+            f" {type(value).__name__}: {value!r:.200}"
+        )
 
 
 # What an application may send, and then (ASGI www).
@@ -773,6 +822,7 @@ def _scope(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
         ENTERS_NONE: True,
     }
     if "REMOTE_ADDR" in text:
+        # Servers know both; the application has the port absent where the test gave none.
         scope["client"] = (text["REMOTE_ADDR"], _number(text.get("REMOTE_PORT")) or 0)
     if kind == "http":
         scope["method"] = text["REQUEST_METHOD"].upper()

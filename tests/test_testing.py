@@ -363,8 +363,76 @@ def test_a_response_without_an_end_is_an_error():
     async def consumer(scope, receive, send):
         await ok(send, more_body=True)
 
-    with pytest.raises(RuntimeError, match="returned before the end of its response"):
+    with pytest.raises(RuntimeError, match="http /http: .* returned before the end of its resp"):
         http_app(consumer).get("/http")
+
+
+@pytest.mark.parametrize(
+    "message, said",
+    [
+        ({"text": b"x"}, "text of websocket.send must be str, not bytes: b'x'"),
+        ({"bytes": "x"}, "bytes of websocket.send must be bytes, not str: 'x'"),
+        ({"text": "x", "bytes": b"x"}, "text or bytes, one of the two, not text and bytes"),
+        ({"text": None}, "text or bytes, one of the two, not none"),
+    ],
+)
+def test_a_websockets_message_of_the_wrong_type_is_named(message, said):
+    raised = []
+
+    async def consumer(scope, receive, send):
+        await accept(receive, send)
+        try:
+            await send({"type": "websocket.send", **message})
+        except TypeError as error:
+            raised.append(str(error))
+            raise
+
+    with pytest.raises(WebSocketDisconnect) as found:
+        with websocket_app(consumer).websocket("/ws") as websocket:
+            websocket.receive()
+    assert isinstance(found.value.__cause__, TypeError)
+    [error] = raised
+    assert error.startswith("websocket /ws: ") and said in error
+
+
+@pytest.mark.parametrize(
+    "start, body, said",
+    [
+        ({"status": "200"}, b"", "status of http.response.start must be int, not str: '200'"),
+        ({}, b"", "status of http.response.start must be int, not NoneType: None"),
+        ({"status": 200, "headers": [("a", b"b")]}, b"", r"pairs of bytes, .* not \('a', b'b'\)"),
+        ({"status": 200, "headers": [b"ab"]}, b"", "pairs of bytes, .* not b'ab'"),
+        ({"status": 200, "headers": [(b"a", b"b", b"c")]}, b"", "pairs of bytes"),
+    ],
+)
+def test_a_response_of_the_wrong_types_is_named(start, body, said):
+    async def consumer(scope, receive, send):
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": body})
+
+    with pytest.raises(TypeError, match=f"http /http: .*{said}"):
+        http_app(consumer).get("/http")
+
+
+def test_a_denials_body_of_the_wrong_type_is_named():
+    async def consumer(scope, receive, send):
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": "text"})
+
+    with pytest.raises(WebSocketDenied) as found, websocket_app(consumer).websocket("/ws"):
+        pass
+    assert str(found.value.__cause__) == (
+        "websocket /ws: body of websocket.http.response.body must be bytes, not str: 'text'"
+    )
+
+
+def test_a_port_that_the_test_has_not_given_is_absent():
+    def view(request):
+        return Response(repr(request.environ.get("REMOTE_PORT")))
+
+    environ = {"REMOTE_ADDR": "192.0.2.1"}
+    assert TestApp(make(view), environ).get("/").text == "None"
+    assert TestApp(make(view), {**environ, "REMOTE_PORT": "7"}).get("/").text == "'7'"
 
 
 def test_messages_in_the_wrong_order_are_an_error():
