@@ -176,15 +176,44 @@ class Granian(Server):
     minds_who_left = False
 
     def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
-        """No close after a disconnect.
+        """No close after a disconnect, and no message lost by a ``receive`` that is cancelled.
 
-        Granian 2.8.7's worker may die of one while it stops, and then leaves no lifespan context.
+        Granian 2.8.7's worker may die of such a close while it stops, and then leaves no lifespan
+        context. Its future (2.8.9) loses the message that it is being given as it is cancelled:
+        it is kept for the next ``receive``.
         """
         left = False
+        kept: Any = None
+        waiting: list[asyncio.Future[None]] = []
+
+        def arrived(_: Any) -> None:
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+            waiting.clear()
 
         async def noting_receive() -> dict[str, Any]:
-            nonlocal left
-            message = await receive()
+            nonlocal left, kept
+            while True:
+                if kept is None:
+                    asked = receive()
+                    if not asyncio.isfuture(asked):
+                        # What it has at once is no future.
+                        message = await asked
+                        break
+                    kept = asked
+                    # It calls one callback, the last.
+                    asked.add_done_callback(arrived)
+                asked = kept
+                if not asked.done():
+                    waiter = asyncio.get_running_loop().create_future()
+                    waiting.append(waiter)
+                    await waiter
+                # Another task may have been faster.
+                if kept is asked:
+                    kept = None
+                    message = asked.result()
+                    break
             left = message["type"] == "websocket.disconnect"
             return message
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sys
 from collections import Counter
@@ -97,6 +98,37 @@ async def swallows(websocket):
             await ways[websocket.path_params["how"]]()
         except Exception:
             continue
+
+
+async def impatient(websocket):
+    """Receives with timeouts of all lengths, and answers with how many came."""
+    await websocket.accept()
+    received = []
+    for attempt in itertools.count():
+        try:
+            received.append(await asyncio.wait_for(websocket.receive(), attempt % 4 * 0.0005))
+        except asyncio.TimeoutError:
+            continue
+        if received[-1] == "end":
+            break
+    await websocket.send(" ".join(received))
+
+
+async def plain_impatient(scope, receive, send):
+    """The same with tasks that it cancels itself."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    received = []
+    for attempt in itertools.count():
+        waiting = asyncio.ensure_future(receive())
+        await asyncio.wait({waiting}, timeout=attempt % 4 * 0.0005)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        if not waiting.cancelled():
+            received.append(waiting.result()["text"])
+            if received[-1] == "end":
+                break
+    await send({"type": "websocket.send", "text": " ".join(received)})
 
 
 async def lingers(websocket):
@@ -289,6 +321,8 @@ def make_app():
         for func in (silent, flood, subscriber, relaying):
             config.add_websocket(f"/{func.__name__}/{{name}}", noted(func), max_connections=2)
         config.add_websocket("/lingers/{how}/{name}", noted(lingers))
+        config.add_websocket("/impatient/{name}", noted(impatient))
+        config.add_asgi_consumer("/plain_impatient/{name}", "websocket", noted(plain_impatient))
         config.add_websocket("/swallows/{how}/{name}", noted(swallows))
         config.add_asgi_consumer("/plain_chat/{how}/{name}", "websocket", noted(plain_chat))
         for consumer in (plain_flood, plain_ticks):

@@ -264,3 +264,17 @@ def test_functions_that_try_again_for_ever_stop_nobody_and_are_cancelled(server,
         assert clients.get(server, "/").status == 200
     for way in ways:
         wait_for_the_end(server, f"swallows-{way}")
+
+
+# Who does not wait long.
+
+
+@pytest.mark.parametrize("kind", ["impatient", "plain_impatient"])
+def test_a_receive_that_is_cancelled_loses_no_message(server, kind):
+    sent = [str(number) for number in range(1500)]
+    with clients.websocket(server, f"/{kind}/{kind}") as websocket:
+        for number in sent:
+            websocket.send(number)
+        websocket.send("end")
+        assert websocket.recv(20) == " ".join([*sent, "end"])
+    wait_for_the_end(server, kind)
