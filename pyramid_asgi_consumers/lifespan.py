@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -48,6 +49,8 @@ class Run:
         #: Set when they have been entered, or cannot be.
         self.settled = asyncio.Event()
         self.stopping = asyncio.Event()
+        #: Set when nothing that runs uses them any more.
+        self.drained = asyncio.Event()
         #: None where there is nothing to start.
         self.task: asyncio.Task[None] | None = None
 
@@ -58,6 +61,27 @@ class Run:
             self.task.cancel()
         await asyncio.wait((self.task,))
 
+    async def end_within(self, seconds: float) -> None:
+        """The same for a server that waits without a bound: they have ``seconds``, then are left.
+
+        What has been waited for till then, and is cancelled, has a few more.
+        """
+        self.stopping.set()
+        if not self.entered:
+            self.task.cancel()
+        else:
+            drained = asyncio.ensure_future(self.drained.wait())
+            await asyncio.wait((self.task, drained), return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+        await asyncio.wait((self.task,), timeout=seconds)
+        if not self.task.done():
+            log.warning(
+                "The contexts are not left after %.3g s, but wait: %s",
+                seconds,
+                stubborn.place(self.task),
+            )
+            await stubborn.end((self.task,), min(seconds, stubborn.PATIENCE))
+
 
 class Lifespan:
     """Enters an application's contexts when it starts and leaves them when it stops.
@@ -65,18 +89,25 @@ class Lifespan:
     That is once for each event loop that lives: with the server's lifespan scope, or else with the
     first connection. ``factories`` make the contexts of ``registry``, entered in this order and
     left in reverse. ``drain`` is awaited at the end, before any is left: what still runs may use
-    them.
+    them. They are left within ``timeout`` seconds where the server waits without a bound.
     """
 
     def __init__(
-        self, registry: Any, factories: Sequence[Factory], drain: Callable[[], Awaitable[None]]
+        self,
+        registry: Any,
+        factories: Sequence[Factory],
+        drain: Callable[[], Awaitable[None]],
+        timeout: float = 10.0,
     ) -> None:
         self.registry = registry
         self.factories = factories
         self.drain = drain
+        self.timeout = timeout
         #: By event loop.
         self.runs: dict[asyncio.AbstractEventLoop, Run] = {}
         self._has_warned = False
+        # By event loop: whether its server never sends a lifespan.
+        self._watched: Any = weakref.WeakKeyDictionary()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve a ``scope`` of the type ``lifespan`` (ASGI Lifespan Protocol).
@@ -130,7 +161,13 @@ class Lifespan:
                 run.settled.set()
                 last = Run(loop)
                 last.stopping.set()
-                quirks.before_shutdown(lambda: self._live(last))
+
+                async def leave(seconds: float | None) -> None:
+                    last.task = loop.create_task(self._live(last))
+                    last.entered = True
+                    await last.end_within(self.timeout if seconds is None else seconds)
+
+                quirks.before_shutdown(leave)
                 return run
             # It has nothing to do with what this connection's context says.
             run.task = contextvars.Context().run(loop.create_task, self._live(run))
@@ -154,15 +191,17 @@ class Lifespan:
         phase = "startup"
         run.error = LifespanError("the startup was cancelled")
         _entering.set(run)
+        if run.is_own and run.loop not in self._watched:
+            self._watch(run.loop)
         try:
             async with AsyncExitStack() as stack:
                 try:
                     for factory in self.factories:
                         context = factory(self.registry)
                         _merge(run.state, factory, await stack.enter_async_context(context))
-                    stack.push_async_callback(self.drain)
-                    if run.is_own:
-                        self._watch(run)
+                    stack.push_async_callback(self._drain, run)
+                    if run.is_own and not self._has_warned and not self._watched[run.loop]:
+                        self._warn()
                     phase = "shutdown"
                     run.error = None
                     run.entered = True
@@ -187,16 +226,28 @@ class Lifespan:
                 del self.runs[run.loop]
             run.settled.set()
 
-    def _watch(self, run: Run) -> None:
-        sends_none = quirks.before_shutdown(run.end)
-        if not sends_none and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "No lifespan came before the first connection, which has entered the contexts of"
-                " add_asgi_lifespan and add_asgi_app; they are left when the server or its event"
-                " loop ends, if it says so. Have the server's lifespan on, and handed on to this"
-                " application by the one around it"
-            )
+    async def _drain(self, run: Run) -> None:
+        try:
+            await self.drain()
+        finally:
+            run.drained.set()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        async def leave(seconds: float | None) -> None:
+            run = self.runs.get(loop)
+            if run is not None:
+                await run.end_within(self.timeout if seconds is None else seconds)
+
+        self._watched[loop] = quirks.before_shutdown(leave)
+
+    def _warn(self) -> None:
+        self._has_warned = True
+        log.warning(
+            "No lifespan came before the first connection, which has entered the contexts of"
+            " add_asgi_lifespan and add_asgi_app; they are left when the server or its event"
+            " loop ends, if it says so. Have the server's lifespan on, and handed on to this"
+            " application by the one around it"
+        )
 
 
 def forget_closed(by_loop: dict[asyncio.AbstractEventLoop, Any]) -> None:

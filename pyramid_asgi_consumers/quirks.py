@@ -470,11 +470,15 @@ def _find_daphne_servers() -> list[Any]:
     return [factory.server for factory in factories if hasattr(factory, "server")]
 
 
-def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
-    """Have ``leave()`` awaited before the event loop that runs ends, where no task is told so.
+#: It gets the seconds that it may take, None where the server does not say.
+Leave = Callable[[float | None], Coroutine[Any, Any, object]]
 
-    Most event loops cancel their tasks at the end. Returns whether the server never sends a
-    lifespan.
+
+def before_shutdown(leave: Leave) -> bool:
+    """Have ``leave(seconds)`` awaited before the event loop that runs ends, where no task is told.
+
+    These servers wait for it without a bound. Most event loops cancel their tasks at the end.
+    Returns whether the server never sends a lifespan.
     """
     if _leave_daphne(leave):
         return True
@@ -483,8 +487,8 @@ def before_shutdown(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
     return False
 
 
-def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
-    """Have Daphne 4.2.3 stop in good order, and await ``leave()`` before its event loop ends.
+def _leave_daphne(leave: Leave) -> bool:
+    """Have Daphne 4.2.3 stop in good order, and await ``leave`` before its event loop ends.
 
     By itself it cancels all requests under way and breaks websockets off; or it fails to, where a
     request has no application just then. Here requests are waited for, at most as many seconds as
@@ -513,7 +517,7 @@ def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
         for port in ports:
             port.stopListening()
         await _drain_daphne(server, reactor)
-        await leave()
+        await leave(server.application_close_timeout)
 
     def trigger() -> Any:
         return defer.Deferred.fromFuture(asyncio.ensure_future(stop()))
@@ -522,8 +526,8 @@ def _leave_daphne(leave: Callable[[], Coroutine[Any, Any, object]]) -> bool:
     return True
 
 
-def _leave_uvicorn(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Have Uvicorn 0.54 await ``leave()`` before the shutdown of its lifespan, be it off.
+def _leave_uvicorn(leave: Leave) -> None:
+    """Have Uvicorn 0.54 await ``leave`` before the shutdown of its lifespan, be it off.
 
     Told by a signal to stop, it ends with that signal again, in the middle of its event loop.
     """
@@ -533,7 +537,7 @@ def _leave_uvicorn(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
     shutdown = server.lifespan.shutdown
 
     async def leave_first() -> None:
-        await leave()
+        await leave(server.config.timeout_graceful_shutdown)
         await shutdown()
 
     server.lifespan.shutdown = leave_first
@@ -550,8 +554,8 @@ def _uvicorn() -> Any:
     return server
 
 
-def _leave_granian(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Have ``leave()`` run when the process of Granian 2.8.9's worker ends.
+def _leave_granian(leave: Leave) -> None:
+    """Have ``leave`` run when the process of Granian 2.8.9's worker ends.
 
     It leaves its event loop as it stands, neither running nor closed.
     """
@@ -561,7 +565,7 @@ def _leave_granian(leave: Callable[[], Coroutine[Any, Any, object]]) -> None:
         return
 
     def run() -> None:
-        loop.run_until_complete(leave())
+        loop.run_until_complete(leave(None))
 
     multiprocessing.util.Finalize(None, run, exitpriority=0)
 

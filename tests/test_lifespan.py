@@ -12,7 +12,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
-from pyramid_asgi_consumers import stubborn
+from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.exceptions import LifespanError
 from pyramid_asgi_consumers.lifespan import Lifespan, running, starts_nothing
 from pyramid_asgi_consumers.raised import COUNTED
@@ -536,3 +536,79 @@ def test_a_lifespan_that_cannot_be_called_is_named():
     config.include("pyramid_asgi_consumers")
     with pytest.raises(ConfigurationError, match="add_asgi_lifespan: factory must be .* not 7"):
         config.add_asgi_lifespan(7)
+
+
+# Servers that wait without a bound for what they do not know.
+
+
+@pytest.fixture
+def before_shutdown(monkeypatch):
+    """What a server of that kind was asked to await before it ends."""
+    asked = []
+    monkeypatch.setattr(quirks, "before_shutdown", lambda leave: asked.append(leave) or True)
+    return asked
+
+
+def hanging(happened, at="end"):
+    @asynccontextmanager
+    async def factory(registry):
+        happened.append("enter")
+        if at == "start":
+            await asyncio.Event().wait()
+        try:
+            yield
+            await asyncio.Event().wait()
+        finally:
+            happened.append("end")
+
+    return factory
+
+
+@pytest.mark.parametrize("seconds", [0.01, None])
+async def test_a_context_that_hangs_has_a_while_to_be_left(seconds, before_shutdown, caplog):
+    happened = []
+    factories = [context("a", happened), hanging(happened)]
+    lifespan = Lifespan(None, factories, drained, 0.02)
+    await lifespan.start({})
+    (leave,) = before_shutdown
+    await leave(seconds)
+    assert happened == ["enter a", "enter", "end", "leave a"]
+    assert caplog.messages[0].startswith(
+        f"The contexts are not left after {seconds or 0.02:.3g} s, but wait: "
+    )
+    # It does so once more, to nobody.
+    await leave(seconds)
+
+
+async def test_a_start_that_hangs_is_ended(before_shutdown, caplog):
+    happened = []
+    factories = [context("a", happened), hanging(happened, "start")]
+    lifespan = Lifespan(None, factories, drained)
+    asking = ask(lifespan)
+    while happened != ["enter a", "enter"]:
+        await asyncio.sleep(0)
+    (leave,) = before_shutdown
+    await leave(None)
+    with pytest.raises(LifespanError, match="the startup was cancelled"):
+        await asking
+    assert (happened, caplog.messages) == (["enter a", "enter", "leave a"], [])
+
+
+async def test_a_server_is_asked_once_however_often_the_start_fails(before_shutdown):
+    lifespan = Lifespan(None, [context("a", [], at_start=OSError("not yet"))], drained)
+    for _ in range(3):
+        with pytest.raises(LifespanError):
+            await lifespan.start({})
+    assert len(before_shutdown) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.01, None])
+async def test_what_starts_nothing_is_left_in_time(seconds, before_shutdown, caplog):
+    happened = []
+    factories = [starts_nothing(context("a", happened)), starts_nothing(hanging(happened))]
+    lifespan = Lifespan(None, factories, drained, 0.02)
+    await lifespan.start({})
+    (leave,) = before_shutdown
+    await leave(seconds)
+    assert happened == ["enter a", "enter", "end", "leave a"]
+    assert len(caplog.messages) == 1

@@ -7,6 +7,7 @@ from importlib import import_module
 from types import MethodType, SimpleNamespace
 
 import pytest
+from hypercorn.protocol.ws_stream import ASGIWebsocketState
 
 from pyramid_asgi_consumers import quirks
 from tests import clients
@@ -162,3 +163,6 @@ async def test_hypercorn_s_stream_is_looked_for_where_it_is():
     assert await asyncio.create_task(by_hypercorn(bound))
     assert not quirks.Hypercorn().has_left(print)
     quirks.Hypercorn().refused(print)
+    stream.state = ASGIWebsocketState.CONNECTED
+    quirks.Hypercorn().refused(bound)
+    assert stream.state is ASGIWebsocketState.HANDSHAKE

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests import clients
-from tests.servers import COMMANDS, running, wait_until
+from tests.servers import COMMANDS, free_port, running, started, wait_until
 from tests.test_servers import ENDS, check
 
 APP = "tests.errorsapp:app"
@@ -55,3 +55,60 @@ def test_ctrl_c_stops_uvicorn_although_no_signal_ends_it_then(tmp_path):
         server.interrupt()
         server.ended()
         assert "Left alone" in server.logged()
+
+
+#: Those that send no lifespan, and wait for what has been entered without.
+WITHOUT_LIFESPAN = {
+    "daphne": "{app}",
+    "uvicorn-sansio": "--lifespan off {app}",
+}
+
+
+def listens(server):
+    """Nothing is asked of the application."""
+    with clients.raw(server):
+        return True
+
+
+@contextlib.contextmanager
+def hanging(name, directory, hangs):
+    """A server without a lifespan, whose contexts are being entered for its first connection."""
+    port = free_port()
+    command = COMMANDS[name].replace("{app}", WITHOUT_LIFESPAN[name])
+    command = command.format(port=port, app="tests.hangingapp:app").split()
+    environ = {"HANGS": hangs}
+    with started(name, command, port, directory, environ, answers=listens) as server:
+        with clients.raw(server) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_until(lambda: "The second begins" in server.logged(), "the start", server)
+            if hangs != "start":
+                clients.read_until(connection, b"A page")
+            yield server
+
+
+@pytest.mark.parametrize("name", WITHOUT_LIFESPAN, indirect=True)
+def test_a_start_for_the_first_connection_ends_with_the_server(name, tmp_path):
+    with hanging(name, tmp_path, "start") as server:
+        server.stop()
+        log = server.logged()
+    assert "The second ends" in log
+    assert "The first is left" in log
+
+
+@pytest.mark.parametrize("name", WITHOUT_LIFESPAN, indirect=True)
+def test_a_context_that_hangs_while_it_is_left_does_not_hold_up_the_server(name, tmp_path):
+    with hanging(name, tmp_path, "stop") as server:
+        server.stop()
+        log = server.logged()
+    assert log.count("The contexts are not left after 1 s, but wait: ") == 1
+    assert "The second ends" in log
+    assert "The first is left" in log
+
+
+@pytest.mark.parametrize("name", WITHOUT_LIFESPAN, indirect=True)
+def test_a_context_that_is_never_left_does_not_hold_up_the_server(name, tmp_path):
+    with hanging(name, tmp_path, "for ever") as server:
+        server.stop()
+        log = server.logged()
+    assert "The second goes on" in log
+    assert log.count("Left alone, since it goes on 1 s after it was cancelled") == 1

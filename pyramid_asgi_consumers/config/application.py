@@ -79,7 +79,7 @@ def make_asgi_app(config, wsgi_app=None):
         config.registry,
         bridge,
         handshakes,
-        Lifespan(config.registry, factories, drain),
+        Lifespan(config.registry, factories, drain, shutdown_timeout),
         rule,
         setting("asgi.max_connections"),
         setting("asgi.leave_timeout"),
