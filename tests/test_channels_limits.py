@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -167,6 +168,16 @@ def test_a_socket_waits_until_the_threads_deadline(monkeypatch):
         timed.settimeout(0)
         with pytest.raises(BlockingIOError):
             timed.recv(1)
+
+
+def test_all_addresses_of_a_server_share_the_threads_time(monkeypatch):
+    backend = RedisBackend("redis://localhost/0", timeout=2.0)
+    connection = backend._pool.make_connection()
+    assert connection.socket_connect_timeout is None
+    monkeypatch.setattr(module._this_thread, "deadline", time.monotonic() + 1)
+    assert connection.socket_connect_timeout <= 1
+    monkeypatch.setattr(module._this_thread, "deadline", time.monotonic())
+    assert connection.socket_connect_timeout == 0.001
 
 
 FORKS = """

@@ -520,11 +520,19 @@ class _TimedSocket:
 
 
 class _Timed:
-    # A connection that is made, and used, until the thread's deadline.
+    # A connection that is made, and used, until the thread's deadline, however many addresses there
+    # are to try: redis-py asks before each.
+
+    @property
+    def socket_connect_timeout(self) -> float | None:
+        left = max(_this_thread.deadline - time.monotonic(), 0.001)
+        return None if left == math.inf else left
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float | None) -> None:
+        pass
 
     def _connect(self) -> _TimedSocket:
-        left = max(_this_thread.deadline - time.monotonic(), 0.001)
-        self.socket_connect_timeout = None if left == math.inf else left
         return _TimedSocket(super()._connect())
 
 
