@@ -308,18 +308,21 @@ class RequestWatcher:
     itself that its client has left, and is not cancelled.
     """
 
+    # Of the class, where each request need not set it.
+
+    #: Whether the client is known to have left.
+    left = False
+    _asked = _read = _stopped = _cancelled = False
+    _waiting = 0
+    _ahead: "asyncio.Task[Event] | None" = None
+    _events: deque[Event] | None = None
+    _size = 0
+    _overdue: asyncio.TimerHandle | None = None
+
     def __init__(self, scope: Mapping[str, Any], receive: Receive, sweep: Sweep) -> None:
         self._scope = scope
         self._receive = receive
         self._sweep = sweep
-        #: Whether the client is known to have left.
-        self.left = False
-        self._asked = self._read = self._stopped = self._cancelled = False
-        self._waiting = 0
-        self._ahead: asyncio.Task[Event] | None = None
-        self._events: deque[Event] | None = None
-        self._size = 0
-        self._overdue: asyncio.TimerHandle | None = None
 
     async def has_left(self) -> bool:
         """Whether the client has left, once nobody receives any more: the server is asked again."""
@@ -384,7 +387,8 @@ class RequestWatcher:
             if not self._cancelled or getattr(task, "cancelling", int)() > self._before + 1:
                 raise
         finally:
-            self.stop()
+            if not self._stopped:
+                self.stop()
             if self._overdue is not None:
                 self._overdue.cancel()
             if self._cancelled:

@@ -835,4 +835,30 @@ async def test_requests_that_end_soon_are_not_looked_at():
 
     for _ in range(100):
         assert not await requested(server, ends)
+    # There is nobody to look after any more.
+    await asyncio.sleep(0.02)
     assert server.asked == 0
+
+
+async def test_an_event_that_comes_after_the_response_is_the_last_that_is_taken():
+    server = Server(part(b"1"))
+
+    async def func(watching):
+        await until(lambda: server.asked == 2)
+        watching.stop()
+        server.put(part(b"2"))
+        await asyncio.sleep(0.02)
+        assert server.asked == 2
+        assert [await watching.receive() for _ in "12"] == [part(b"1"), part(b"2")]
+
+    assert not await requested(server, func)
+
+
+async def test_what_a_websocket_consumer_is_told_is_noted_where_its_server_goes_on():
+    server = Server(text("a"), LEFT, LEFT)
+    watching = SenderWatcher(server.receive)
+    assert await watching.noted(server.receive) == text("a")
+    assert not watching.left
+    assert [await watching.noted(server.receive) for _ in "12"] == [LEFT, LEFT]
+    assert watching.left
+    await watching.end()
