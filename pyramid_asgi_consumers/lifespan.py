@@ -138,6 +138,7 @@ class Lifespan:
             run.users -= 1
             if not run.users:
                 await run.end()
+                stubborn.outlive(loop)
         if run.error is None or run.users:
             await send({"type": "lifespan.shutdown.complete"})
         else:

@@ -1,6 +1,7 @@
 """Tasks that go on though they were cancelled, which nobody is to wait for without a bound."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -55,6 +56,30 @@ def leave_alone(tasks: Tasks, seconds: float | None) -> None:
             seconds,
             ", ".join(sorted(places)),
         )
+
+
+def outlive(loop: asyncio.AbstractEventLoop) -> None:
+    """Have ``loop``, if it ends now, wait for none of its tasks longer than :data:`PATIENCE`.
+
+    ``asyncio.Runner`` cancels all of them, and waits for whoever goes on: for what a consumer has
+    started itself, too. A loop of which one task was not cancelled does not end, and is left alone.
+    """
+    loop.call_later(PATIENCE, _close, loop)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    # Python 3.10 does not count how often one was cancelled.
+    if not all(getattr(task, "cancelling", int)() for task in tasks):
+        return
+    for task in tasks:
+        where = place(task)
+        log.warning("Ended, since it goes on %.3g s after it was cancelled: %s", PATIENCE, where)
+        # Who swallows that, too, cannot be ended.
+        with contextlib.suppress(RuntimeError):
+            task.get_coro().close()
+        # It finds that it has ended.
+        task.cancel()
 
 
 def place(task: "asyncio.Task[Any]") -> str:

@@ -255,6 +255,13 @@ async def stubborn_stream(scope, receive, send):
     await swallow()
 
 
+async def stubborn_parent(websocket):
+    """Leaves a task of its own behind."""
+    await websocket.accept()
+    websocket.task = asyncio.create_task(swallow())
+    await asyncio.shield(websocket.task)
+
+
 async def waiting(websocket):
     await websocket.accept()
     await websocket.wait_closed()
@@ -293,6 +300,7 @@ def main(global_config=None, **settings):
         for consumer in (silent, unended, text, leaving, head, path_send):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
         config.add_websocket("/stubborn/function", stubborn_function)
+        config.add_websocket("/stubborn/parent", stubborn_parent)
         config.add_asgi_consumer("/stubborn/consumer", "websocket", stubborn_consumer)
         config.add_asgi_consumer("/stubborn/stream", "http", stubborn_stream)
         config.add_websocket("/waiting", waiting)

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import re
 import sys
@@ -13,7 +14,7 @@ import pytest
 from pyramid_asgi_consumers import coroutines, quirks, stubborn
 from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.coroutines import run_on_own_loop
-from pyramid_asgi_consumers.raised import contained, outcome, separate
+from pyramid_asgi_consumers.raised import COUNTED, contained, outcome, separate
 
 
 class Swallower:
@@ -233,3 +234,38 @@ async def test_what_a_task_returns_as_it_is_cancelled_is_returned(swallower):
     await asyncio.wait_for(swallower.cancelled.wait(), 20)
     swallower.released.set()
     assert await asyncio.wait_for(waiting, 20) == "released"
+
+
+async def swallow():
+    """Go on for two seconds, whatever is cancelled."""
+    for _ in range(20):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.1)
+
+
+def test_a_loop_that_ends_waits_for_no_task_that_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(stubborn, "PATIENCE", 0.05)
+
+    async def main():
+        kept.append(asyncio.create_task(swallow()))
+        await asyncio.sleep(0)
+        stubborn.outlive(asyncio.get_running_loop())
+
+    kept = []
+    asyncio.run(main())
+    # Python 3.10 cannot tell, and has waited.
+    assert ("Ended, since it goes on 0.05 s after it was cancelled: s" in caplog.text) == COUNTED
+
+
+def test_a_loop_that_goes_on_keeps_its_tasks(monkeypatch, caplog):
+    monkeypatch.setattr(stubborn, "PATIENCE", 0)
+
+    async def main():
+        task = asyncio.create_task(swallow())
+        await asyncio.sleep(0)
+        task.cancel()
+        stubborn.outlive(asyncio.get_running_loop())
+        await task
+
+    asyncio.run(main())
+    assert "Ended" not in caplog.text
