@@ -287,10 +287,8 @@ class Endpoint:
             try:
                 sending = paced(message)
                 await sending
-            except OSError:
-                raise
-            except Exception:
-                ended = before
+            except Exception as error:
+                ended = before or isinstance(error, OSError)
                 raise
 
         task = asyncio.current_task()
@@ -306,11 +304,12 @@ class Endpoint:
                     await answer_nobody(scope, send)
         except BaseException as raised:
             error = _alone(caught(raised, task))
-            if isinstance(error, _ClientGone):
+            if isinstance(error, _ClientGone) and not started:
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
-                if not started:
-                    await answer_nobody(scope, send)
-            elif isinstance(error, OSError) and _was_raised_by(send, sending, error):
+                await answer_nobody(scope, send)
+            elif isinstance(error, _ClientGone) or (
+                isinstance(error, OSError) and _was_raised_by(send, sending, error)
+            ):
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
             elif isinstance(error, HTTPException) and not started:
                 await _answer(scope, send, *self._rendered(error))

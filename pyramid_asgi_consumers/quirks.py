@@ -417,7 +417,7 @@ def _is_daphne(scope: Mapping[str, Any]) -> bool:
         return False
     # It may be merely imported, or serve in another thread.
     reactor = sys.modules["twisted.internet.reactor"]
-    return reactor.running and reactor._asyncioEventloop is asyncio.get_running_loop()
+    return reactor.running and reactor._asyncioEventloop is asyncio._get_running_loop()
 
 
 #: Daphne's servers of this process, as found last.

@@ -38,10 +38,9 @@ async def second(registry):
         if os.environ["HANGS"] == "start":
             await asyncio.Event().wait()
         yield
-        if os.environ["HANGS"] == "stop":
-            await asyncio.Event().wait()
-        while os.environ["HANGS"] == "for ever":
-            await swallow()
+        hang = {"stop": asyncio.Event().wait, "for ever": swallow}[os.environ["HANGS"]]
+        while True:
+            await hang()
     finally:
         log.info("The second ends")
 

@@ -104,7 +104,9 @@ async def impatient(websocket):
     """Receives with timeouts of all lengths, and answers with how many came."""
     await websocket.accept()
     received = []
-    for attempt in itertools.count():
+    attempts = itertools.count()
+    while True:
+        attempt = next(attempts)
         try:
             received.append(await asyncio.wait_for(websocket.receive(), attempt % 4 * 0.0005))
         except asyncio.TimeoutError:
@@ -119,7 +121,9 @@ async def plain_impatient(scope, receive, send):
     await receive()
     await send({"type": "websocket.accept"})
     received = []
-    for attempt in itertools.count():
+    attempts = itertools.count()
+    while True:
+        attempt = next(attempts)
         waiting = asyncio.ensure_future(receive())
         await asyncio.wait({waiting}, timeout=attempt % 4 * 0.0005)
         waiting.cancel()

@@ -86,9 +86,11 @@ async def data(events, count):
 
 async def eventually(condition):
     deadline = asyncio.get_running_loop().time() + SECONDS
-    while not await condition():
+    holds = False
+    while not holds:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
+        holds = await condition()
 
 
 def published(backend, *messages):

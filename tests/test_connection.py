@@ -40,7 +40,7 @@ class Server:
         self.sent = []
 
     async def receive(self):
-        return CONNECT
+        """Never called."""
 
     async def send(self, message):
         if len(self.sent) == self.stays:
@@ -162,7 +162,7 @@ class Picky:
         self.sent = []
 
     async def receive(self):
-        return CONNECT
+        """Never called."""
 
     async def send(self, message):
         if message["type"] in self.refuses:

@@ -394,6 +394,11 @@ def test_the_port_that_listen_leaves_out_is_that_of_waitress(name):
     assert [address[:2] for _, address in addresses] == [("127.0.0.1", 8080), ("::1", 8080)]
 
 
+def test_listen_leaves_the_other_options_alone():
+    _, remaining = servers._listening("uvicorn", {"listen": "127.0.0.1", "ws": "auto"}, ("host",))
+    assert remaining == {"ws": "auto"}
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_listen_stands_alone(name, tmp_path):
     options = {**listening(name, 6543), "listen": "localhost:6543"}

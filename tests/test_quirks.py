@@ -166,3 +166,29 @@ async def test_hypercorn_s_stream_is_looked_for_where_it_is():
     stream.state = ASGIWebsocketState.CONNECTED
     quirks.Hypercorn().refused(bound)
     assert stream.state is ASGIWebsocketState.HANDSHAKE
+
+
+async def test_two_tasks_that_receive_on_granian_have_a_message_each():
+    loop = asyncio.get_running_loop()
+    asked = []
+
+    def receive():
+        asked.append(loop.create_future())
+        return asked[-1]
+
+    own, _ = quirks.Granian().websocket(receive, None)
+    tasks = [asyncio.ensure_future(own()) for _ in range(2)]
+    for number in range(2):
+        while len(asked) == number:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked[number].set_result({"type": "websocket.receive", "text": str(number)})
+    assert sorted(message["text"] for message in await asyncio.gather(*tasks)) == ["0", "1"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_daphne_breaks_off_what_has_not_ended(finished):
+    aborted = []
+    transport = SimpleNamespace(abortConnection=lambda: aborted.append(True))
+    protocol = SimpleNamespace(finished=finished, transport=transport)
+    assert quirks.Daphne(protocol).break_off() == (not finished) == bool(aborted)

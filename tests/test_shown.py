@@ -62,9 +62,10 @@ OWN = {
     "connection.py": {"self.consumer", "reason"},
     "handshake.py": {"', the '.join(declared)", "consumer"},
     "application.py": {"kind", "reason"},
-    "lifespan.py": {"phase"},
+    # Where a task waits is the name of a function and of its file.
+    "lifespan.py": {"phase", "stubborn.place(self.task)"},
     "servers.py": {"server", "*bound.getsockname()[:2]"},
-    "stubborn.py": {"', '.join(sorted(places))"},
+    "stubborn.py": {"', '.join(sorted(places))", "where", "PATIENCE"},
     "threads.py": {"threading.current_thread().name", "self.purpose"},
     "watcher.py": {"name"},
     "websocket.py": {"self.declared"},

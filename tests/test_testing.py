@@ -407,9 +407,11 @@ def test_a_websockets_message_of_the_wrong_type_is_named(message, said):
 )
 def test_a_response_of_the_wrong_types_is_named(start, body, said):
     async def consumer(scope, receive, send):
-        await send({"type": "http.response.start", **start})
-        await send({"type": "http.response.body", "body": body})
+        for message in (start, body):
+            await send(message)
 
+    start = {"type": "http.response.start", **start}
+    body = {"type": "http.response.body", "body": body}
     with pytest.raises(TypeError, match=f"http /http: .*{said}"):
         http_app(consumer).get("/http")
 
@@ -419,8 +421,8 @@ def test_a_denials_body_of_the_wrong_type_is_named():
         await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
         await send({"type": "websocket.http.response.body", "body": "text"})
 
-    with pytest.raises(WebSocketDenied) as found, websocket_app(consumer).websocket("/ws"):
-        pass
+    with pytest.raises(WebSocketDenied) as found:
+        websocket_app(consumer).websocket("/ws").__enter__()
     assert str(found.value.__cause__) == (
         "websocket /ws: body of websocket.http.response.body must be bytes, not str: 'text'"
     )

@@ -651,8 +651,7 @@ async def gone(event):
 
 async def hears_by_iteration(websocket):
     await websocket.accept()
-    async for _ in websocket:
-        pass
+    assert [message async for message in websocket] == []
 
 
 async def hears_by_receive(websocket):

@@ -530,7 +530,7 @@ class _Timed:
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, value: float | None) -> None:
-        pass
+        """The deadline says it."""
 
     def _connect(self) -> _TimedSocket:
         return _TimedSocket(super()._connect())
