@@ -8,7 +8,7 @@ import pytest
 
 from tests import clients
 from tests.servers import COMMANDS, TRACEBACK, running, wait_until
-from tests.test_servers import CANNOT, LEFT_EARLY, check
+from tests.test_servers import CANNOT, LEFT_EARLY
 
 # Of a crowd that leaves at once.
 CROWD = 200
@@ -75,10 +75,8 @@ def test_clients_that_have_left_keep_no_place_in_the_queue(server, blocked, kind
     # One or the other may have left just when its turn came.
     begun = state(server)
     able = begun["echo"] + begun.get("digest", 0) < CROWD // 10
-    if kind == "http":
-        assert able
-    else:
-        check(server, LEFT_EARLY, able)
+    # Granian may not have read what a client sent that has reset its connection.
+    assert able or (kind == "websocket" and server.name in CANNOT[LEFT_EARLY])
     logged = server.settled(since)
     assert TRACEBACK not in logged
     assert "ERROR" not in logged
