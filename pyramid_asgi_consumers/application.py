@@ -139,7 +139,7 @@ class ASGIApplication:
         if run.state and (run.is_own or "state" not in scope):
             scope = {**scope, "state": {**scope.get("state", {}), **run.state}}
         if "://" in scope["path"] or not scope["path"]:
-            scope = origin_form(scope)
+            scope = origin_form(scope, quirks.put_before(scope))
         server = quirks.served_by(scope, send)
         try:
             found = self._find(scope, server)

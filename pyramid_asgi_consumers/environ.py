@@ -35,13 +35,16 @@ WSGI_SCHEMES = {"ws": "http", "wss": "https"}
 DEFAULT_PORTS = {"https": "443"}
 
 
-def origin_form(scope: dict[str, Any]) -> dict[str, Any]:
+def origin_form(scope: dict[str, Any], before: str = "") -> dict[str, Any]:
     """Return ``scope``, or what it would be had the client left its own host out of the target.
 
     ``GET http://host/page`` asks for ``/page``, and the authority in it replaces what the header
     ``Host`` says (RFC 9112 section 3.2.2). Uvicorn (but for websockets) and Granian do this
     themselves, and drop the authority; the others hand it on in ``path``. A target that is neither
     is left as it is, and so are two ``Host`` headers: both are refused later.
+
+    ``before`` is what the server itself has put in front of the target: it stays there. No root
+    path is to be given that a client can put there, since the ``Host`` would be the client's.
 
     The scope is not changed.
     """
@@ -52,21 +55,17 @@ def origin_form(scope: dict[str, Any]) -> dict[str, Any]:
         # Daphne 4.2.3 has made a path of it, but of the one that is missing.
         return {**scope, "path": "/", "raw_path": b"/"}
     raw_path: bytes | None = scope.get("raw_path")
-    # Uvicorn puts the root path in front of whatever comes.
-    root = scope.get("root_path") or ""
-    if not path.startswith(root):
-        root = ""
-    found = _ABSOLUTE.fullmatch(path, len(root))
+    found = _ABSOLUTE.fullmatch(path, len(before))
     if found is None:
         return scope
-    changed = {**scope, "path": root + (path[found.end(1) :] or "/")}
+    changed = {**scope, "path": before + (path[found.end(1) :] or "/")}
     if raw_path is not None:
         # An escape is no part of an authority, and may be a slash by now.
         begin = path[: found.end(1)].encode()
         rest = raw_path.removeprefix(begin)
         if rest == raw_path or rest[:1] not in (b"", b"/"):
             return scope
-        changed["raw_path"] = root.encode() + (rest or b"/")
+        changed["raw_path"] = before.encode() + (rest or b"/")
     others = [header for header in scope["headers"] if header[0].lower() != b"host"]
     if len(others) + 1 >= len(scope["headers"]):
         changed["headers"] = [(b"host", found[1].encode()), *others]

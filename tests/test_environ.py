@@ -99,8 +99,14 @@ def test_what_is_no_absolute_target_is_left_alone(path, more):
 @pytest.mark.parametrize("root", ["/app", "app", "/app/", "/äpp"])
 def test_the_root_path_that_uvicorn_puts_before_an_absolute_target_stays(root):
     scope = target(f"{root}http://host/page", f"{root}http://host/page".encode(), root_path=root)
-    found = origin_form(scope)
+    found = origin_form(scope, root)
     assert (found["path"], found["raw_path"]) == (f"{root}/page", f"{root}/page".encode())
+
+
+@pytest.mark.parametrize("root", ["/app", "/app/", "/"])
+def test_a_root_path_that_the_client_puts_before_an_absolute_target_makes_no_host(root):
+    scope = target(f"{root}http://evil/page", root_path=root)
+    assert origin_form(scope) is scope
     scope = target("http://host/page", root_path=root)
     assert origin_form(scope)["path"] == "/page"
 

@@ -69,6 +69,13 @@ def test_a_dispatcher_that_hands_the_lifespan_on_is_enough(name, tmp_path):
     assert TRACEBACK not in log
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_cannot_name_its_own_host_behind_the_prefix_of_a_dispatcher(name, tmp_path):
+    with running(name, tmp_path, app="tests.mountedapp:dispatcher") as server:
+        target = "/innerhttp://evil.example/x"
+        assert clients.denial(server, target, origin="http://evil.example").status_code == 403
+
+
 @pytest.mark.parametrize("name", WITHOUT)
 def test_an_application_that_is_told_no_lifespan_is_started_and_stopped(name, tmp_path):
     port = free_port()

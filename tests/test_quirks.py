@@ -168,6 +168,24 @@ async def test_hypercorn_s_stream_is_looked_for_where_it_is():
     assert stream.state is ASGIWebsocketState.HANDSHAKE
 
 
+async def test_what_uvicorn_puts_before_a_target_is_its_own_alone():
+    class Protocol:
+        root_path = "/app"
+        scope = {"path": "/apphttp://host/ws"}
+
+        async def run_asgi(self, scope):
+            return quirks.put_before(scope)
+
+    async def by_uvicorn(path):
+        return await asyncio.create_task(Protocol().run_asgi({"path": path}))
+
+    assert await by_uvicorn("/apphttp://host/ws") == ""
+    Protocol.__module__ = "uvicorn.protocols.websockets.wsproto_impl"
+    assert await by_uvicorn("/apphttp://host/ws") == "/app"
+    # Who changes the path may have taken the root path off.
+    assert await by_uvicorn("http://host/ws") == ""
+
+
 async def test_two_tasks_that_receive_on_granian_have_a_message_each():
     loop = asyncio.get_running_loop()
     asked = []

@@ -564,6 +564,13 @@ def test_a_root_path(mounted, kept):
     assert answer["url"] == "/app/starlette/page/x"
 
 
+@pytest.mark.parametrize("target", ["/apphttp://evil.example/ws", "/app/http://evil.example/ws"])
+def test_a_page_cannot_name_its_own_host_behind_the_root_path(mounted, target):
+    refused = clients.denial(mounted, target, origin="http://evil.example")
+    assert refused.status_code == _denied(mounted, 404)
+    assert _ask(mounted, "/apphttp://evil.example/environ")[0] == 404
+
+
 # What the servers do by themselves, which quirks.py keeps from the application.
 
 
