@@ -92,7 +92,10 @@ def served_by(scope: Mapping[str, Any], send: Any) -> Server:
         return server
     if _is_daphne(scope):
         protocol = _daphne_protocol(scope, send)
-        return _UNKNOWN_DAPHNE if protocol is None else Daphne(protocol)
+        if protocol is None:
+            return _UNKNOWN_DAPHNE
+        answer_where_cancelled(protocol)
+        return Daphne(protocol)
     if scope["type"] == "websocket":
         # It alone offers this to a websocket.
         if "http.response.pathsend" in (scope.get("extensions") or ()):
@@ -371,6 +374,27 @@ class Daphne(Server):
             protocol.sendCloseFrame(message.get("code", 1000), reason)
         else:
             type(protocol).handle_reply(protocol, message)
+
+
+def answer_where_cancelled(protocol: Any) -> None:
+    """Have a connection end whose application is cancelled: by the project's own code, say.
+
+    Daphne 4.2.3 leaves it open, and its client waits. Other servers do end it.
+    """
+    details = protocol.server.connections.get(protocol, {})
+
+    def end(task: Any) -> None:
+        if not task.cancelled() or details.get("disconnected"):
+            return
+        if getattr(protocol, "_response_started", False):
+            if not protocol.finished:
+                protocol.transport.abortConnection()
+        else:
+            protocol.handle_exception(None)
+
+    task = details.get("application_instance")
+    if task is not None:
+        task.add_done_callback(end)
 
 
 class _Pace:

@@ -39,6 +39,10 @@ async def fail(kind):
     await asyncio.sleep(0)
     if kind == "cancel":
         await cancelled()
+    if kind == "kick":
+        # As who keeps the tasks of connections, to end some of them.
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
     raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "close": GeneratorExit()}[kind]
 
 

@@ -86,6 +86,21 @@ def test_an_http_consumer_whose_response_has_begun_is_broken_off(server, kind):
         assert not clients.get(server, f"/http/late/{kind}").whole
 
 
+@pytest.mark.parametrize("what", ["function", "consumer"])
+def test_a_websocket_whose_task_the_project_cancels_ends(server, what):
+    with clients.websocket(server, f"/{what}/late/kick") as websocket:
+        close = clients.closed(websocket)
+    if what == "function" or server.name in ("daphne", "hypercorn"):
+        assert close.code == 1011
+    status = clients.handshake_status(server, f"/{what}/early/kick")
+    assert status in (403, 500)
+
+
+def test_a_request_whose_task_the_project_cancels_ends(server):
+    assert clients.get(server, "/http/early/kick").status in (500, None)
+    assert not clients.get(server, "/http/late/kick").whole
+
+
 @kinds
 @pytest.mark.parametrize("path", ["/request", "/relay"])
 def test_the_work_of_a_websocket(server, path, kind):

@@ -210,3 +210,40 @@ def test_daphne_breaks_off_what_has_not_ended(finished):
     transport = SimpleNamespace(abortConnection=lambda: aborted.append(True))
     protocol = SimpleNamespace(finished=finished, transport=transport)
     assert quirks.Daphne(protocol).break_off() == (not finished) == bool(aborted)
+
+
+@pytest.mark.parametrize(
+    ("is_cancelled", "disconnected", "started", "finished", "done"),
+    [
+        (True, None, False, False, "answered"),
+        (True, None, True, False, "broken off"),
+        (True, None, True, True, None),
+        (True, 1.5, False, False, None),
+        (False, None, False, False, None),
+    ],
+)
+async def test_daphne_ends_a_connection_whose_application_is_cancelled(
+    is_cancelled, disconnected, started, finished, done
+):
+    class Protocol:
+        server = SimpleNamespace(connections={})
+        _response_started = started
+        transport = SimpleNamespace(abortConnection=lambda: happened.append("broken off"))
+
+        def handle_exception(self, exception):
+            happened.append("answered")
+
+    happened = []
+    protocol = Protocol()
+    protocol.finished = finished
+    # Nothing is known of it yet.
+    quirks.answer_where_cancelled(protocol)
+    task = asyncio.ensure_future(asyncio.sleep(0))
+    details = {"application_instance": task, "disconnected": disconnected}
+    protocol.server.connections[protocol] = details
+    quirks.answer_where_cancelled(protocol)
+    if is_cancelled:
+        task.cancel()
+    await asyncio.wait((task,))
+    await asyncio.sleep(0)
+    assert happened == ([] if done is None else [done])
