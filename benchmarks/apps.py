@@ -8,7 +8,7 @@ from asgiref.wsgi import WsgiToAsgi
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from pyramid_asgi_consumers.environ import build_environ
+from pyramid_asgi_consumers.wsgi.environ import build_environ
 
 HELLO = b"Hello, world!"
 CHUNK = b"x" * 65536

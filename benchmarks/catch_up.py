@@ -14,7 +14,7 @@ import time
 from pyramid_asgi_consumers.channels import Channels, Event
 from pyramid_asgi_consumers.channels.base import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 STORED = 1000
 PAYLOAD = encode("x" * 198)

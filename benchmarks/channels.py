@@ -22,7 +22,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 MESSAGE = {"type": "chat.message", "text": "x" * 100, "room": 7}
 IDLE = 10_000

@@ -1,7 +1,6 @@
 """ASGI consumers and websockets beside the routes of a Pyramid application."""
 
 from pyramid_asgi_consumers.application import ASGIApplication
-from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.channels import Channels, Event, Gap, channels_of
 from pyramid_asgi_consumers.config.consumers import asgi_consumer_config, websocket_config
 from pyramid_asgi_consumers.exceptions import (
@@ -14,9 +13,10 @@ from pyramid_asgi_consumers.exceptions import (
     WebSocketDisconnect,
     WrongMessageKind,
 )
-from pyramid_asgi_consumers.handshake import run_in_request
+from pyramid_asgi_consumers.handshake.exchange import run_in_request
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
-from pyramid_asgi_consumers.websocket import WebSocket
+from pyramid_asgi_consumers.websocket.face import WebSocket
+from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 
 __all__ = [
     "ASGIApplication",

@@ -8,18 +8,18 @@ from typing import Any
 from zope.interface import implementer
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.bridge import WSGIBridge, refuse
 from pyramid_asgi_consumers.connection import Endpoint, Limit
-from pyramid_asgi_consumers.denial import deny
-from pyramid_asgi_consumers.environ import is_text, origin_form, split_root_path
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
-from pyramid_asgi_consumers.handshake import Handshakes
+from pyramid_asgi_consumers.handshake.exchange import Handshakes
+from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.origins import OriginRule
+from pyramid_asgi_consumers.refusal import deny
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
+from pyramid_asgi_consumers.websocket.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
+from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge, refuse
+from pyramid_asgi_consumers.wsgi.environ import is_text, origin_form, split_root_path
 
 log = logging.getLogger(__name__)
 

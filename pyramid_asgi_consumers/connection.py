@@ -11,9 +11,6 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.bridge import answer_nobody, fail, refuse
-from pyramid_asgi_consumers.denial import deny, rendered
-from pyramid_asgi_consumers.early import EarlyEvents
 from pyramid_asgi_consumers.exceptions import (
     BadRequest,
     ClientDisconnected,
@@ -21,14 +18,17 @@ from pyramid_asgi_consumers.exceptions import (
     SubscriptionOverflow,
     WebSocketDisconnect,
 )
-from pyramid_asgi_consumers.handshake import ADMISSION, Handshakes, Headers, Refusal
+from pyramid_asgi_consumers.handshake.early import EarlyEvents
+from pyramid_asgi_consumers.handshake.exchange import ADMISSION, Handshakes, Headers, Refusal
+from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.raised import caught, separate
+from pyramid_asgi_consumers.refusal import deny, rendered
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.threads import context_of
 from pyramid_asgi_consumers.turns import TURN, Turns, give_way
-from pyramid_asgi_consumers.watcher import RequestWatcher, SenderWatcher, Sweep
+from pyramid_asgi_consumers.websocket.watcher import RequestWatcher, SenderWatcher, Sweep
+from pyramid_asgi_consumers.wsgi.bridge import answer_nobody, fail, refuse
+from pyramid_asgi_consumers.wsgi.threads import context_of
 
 log = logging.getLogger(__name__)
 

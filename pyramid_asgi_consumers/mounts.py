@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pyramid_asgi_consumers.environ import split_root_path
 from pyramid_asgi_consumers.lifespan import forget_closed, running
+from pyramid_asgi_consumers.wsgi.environ import split_root_path
 
 
 class Mount:

@@ -9,16 +9,16 @@ import pytest
 from pyramid.httpexceptions import HTTPConflict
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from pyramid_asgi_consumers import watcher
 from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import (
     InvalidJSON,
     SubscriptionOverflow,
     WebSocketDisconnect,
 )
+from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.origins import OriginRule
-from tests.asgi import body_of, http_scope, run, websocket_scope
+from pyramid_asgi_consumers.websocket import watcher
+from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
 CONNECT = {"type": "websocket.connect"}
 

@@ -3,9 +3,9 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import browsing
-from tests.clients import DEADLINE, HOST
-from tests.servers import running
+from tests.support.browser import browsing
+from tests.support.clients import DEADLINE, HOST
+from tests.support.servers import running
 
 pytestmark = pytest.mark.browser
 
@@ -18,7 +18,7 @@ def test_the_page_shows_what_its_websocket_echoes(tmp_path):
             expect(page.get_by_role("heading")).to_have_text("Echo")
             shown = page.get_by_role("listitem")
             # Of the three messages that the page sends, Daphne 4.2.3 drops the empty one, of
-            # its own as of others: tests/test_servers.py has the table.
+            # its own as of others: tests/servers/test_servers.py has the table.
             expect(shown).to_have_text(["text: Hello, socket", "bytes: 1,2,3"])
             page.get_by_role("textbox").fill("typed by hand")
             page.get_by_role("button").click()

@@ -14,7 +14,7 @@ import pytest
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.testing import TestApp
-from tests.project import Message, User, make_config, make_engine
+from tests.support.project import Message, User, make_config, make_engine
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs/moving.rst"

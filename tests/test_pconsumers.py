@@ -11,7 +11,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from starlette.applications import Starlette
 
 from pyramid_asgi_consumers.scripts import pconsumers
-from tests.servers import DEADLINE, PROJECT
+from tests.support.servers import DEADLINE, PROJECT
 
 INI = """
 [app:main]

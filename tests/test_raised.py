@@ -10,11 +10,11 @@ import pytest
 
 from pyramid_asgi_consumers import raised
 from pyramid_asgi_consumers.connection import Endpoint, Limit
+from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.origins import OriginRule
 from pyramid_asgi_consumers.raised import StandIn, carried, caught, contained, original
-from pyramid_asgi_consumers.websocket import WebSocketFunction
-from tests.asgi import body_of, http_scope, run, websocket_scope
+from pyramid_asgi_consumers.websocket.face import WebSocketFunction
+from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
 CONNECT = {"type": "websocket.connect"}
 

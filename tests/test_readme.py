@@ -20,10 +20,10 @@ from transaction.interfaces import NoTransaction
 
 from pyramid_asgi_consumers import InvalidMessage, SubscriptionOverflow
 from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
-from tests import clients
 from tests.cookiecutter import conftest
-from tests.project import Message, Room, User, make_config, make_engine, texts
-from tests.servers import running
+from tests.support import clients
+from tests.support.project import Message, Room, User, make_config, make_engine, texts
+from tests.support.servers import running
 
 HERE = Path(__file__).parent
 README = (HERE.parent / "README.rst").read_text()

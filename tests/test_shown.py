@@ -12,7 +12,7 @@ from pyramid.config import Configurator
 import pyramid_asgi_consumers
 from pyramid_asgi_consumers import servers
 from pyramid_asgi_consumers.shown import Shown
-from tests.asgi import http_scope, run, websocket_scope
+from tests.support.asgi import http_scope, run, websocket_scope
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ OWN = {
     "config/application.py": {"permission", "declared.title"},
     # The reason is that of OriginRule.refusal(): one printable line.
     "connection.py": {"self.consumer", "reason"},
-    "handshake.py": {"', the '.join(declared)", "consumer"},
+    "handshake/exchange.py": {"', the '.join(declared)", "consumer"},
     "application.py": {"kind", "reason"},
     # Where a task waits is the name of a function and of its file.
     "lifespan.py": {"phase", "stubborn.place(self.task)"},
     "servers.py": {"server", "*bound.getsockname()[:2]"},
     "stubborn.py": {"', '.join(sorted(places))", "where", "PATIENCE"},
-    "threads.py": {"threading.current_thread().name", "self.purpose"},
-    "watcher.py": {"name"},
-    "websocket.py": {"self.declared"},
+    "wsgi/threads.py": {"threading.current_thread().name", "self.purpose"},
+    "websocket/watcher.py": {"name"},
+    "websocket/face.py": {"self.declared"},
 }
 
 

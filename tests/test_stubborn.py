@@ -11,10 +11,11 @@ from collections.abc import Coroutine
 
 import pytest
 
-from pyramid_asgi_consumers import coroutines, quirks, stubborn
-from pyramid_asgi_consumers.bridge import WSGIBridge
-from pyramid_asgi_consumers.coroutines import run_on_own_loop
+from pyramid_asgi_consumers import async_views as coroutines
+from pyramid_asgi_consumers import quirks, stubborn
+from pyramid_asgi_consumers.async_views import run_on_own_loop
 from pyramid_asgi_consumers.raised import COUNTED, contained, outcome, separate
+from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 
 
 class Swallower:

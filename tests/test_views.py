@@ -14,7 +14,7 @@ from pyramid.security import Allowed, Denied
 from pyramid.threadlocal import get_current_request
 from webtest import TestApp
 
-from tests.asgi import body_of, http_scope, run, websocket_scope
+from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
 served_by = contextvars.ContextVar("served_by", default="nobody")
 
@@ -349,7 +349,7 @@ async def test_a_future_that_is_refused_is_left_to_its_owner(config):
 
 
 async def test_a_loop_that_has_closed_is_an_error():
-    from pyramid_asgi_consumers.coroutines import run_on_loop
+    from pyramid_asgi_consumers.async_views import run_on_loop
 
     loop = asyncio.new_event_loop()
     loop.close()

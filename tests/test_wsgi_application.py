@@ -13,10 +13,10 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_asgi_consumers.testing import TestApp
-from tests import clients
-from tests.asgi import body_of, http_scope, run
-from tests.pserveapp import write_ini
-from tests.servers import DEADLINE, HOST, PROJECT, free_port, started, wait_until
+from tests.apps.pserveapp import write_ini
+from tests.support import clients
+from tests.support.asgi import body_of, http_scope, run
+from tests.support.servers import DEADLINE, HOST, PROJECT, free_port, started, wait_until
 
 WARNING = "Called as a WSGI application: pages are answered, consumers are not reached"
 
@@ -177,7 +177,7 @@ def test_prequest_shows_a_page(project):
 
 def test_uvicorn_that_is_given_main_says_what_to_do(project):
     port = free_port()
-    (project / "project.py").write_text("from tests.pserveapp import main\n")
+    (project / "project.py").write_text("from tests.apps.pserveapp import main\n")
     command = f"uvicorn --host {HOST} --port {port} project:main".split()
     environ = {"PYTHONPATH": f"{project}:{PROJECT}"}
 

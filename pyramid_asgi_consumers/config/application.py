@@ -11,17 +11,17 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.application import ASGIApplication
-from pyramid_asgi_consumers.bridge import WSGIBridge
 from pyramid_asgi_consumers.channels import channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
+from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
-from pyramid_asgi_consumers.handshake import Handshakes
+from pyramid_asgi_consumers.handshake.exchange import Handshakes
+from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IHandshakes, ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan
-from pyramid_asgi_consumers.origins import OriginRule
-from pyramid_asgi_consumers.processes import workers
-from pyramid_asgi_consumers.threads import check_threads
+from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
+from pyramid_asgi_consumers.wsgi.threads import check_threads
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_guard
 from pyramid_asgi_consumers.config.shapes import EXPECTED, single_callable
+from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
-from pyramid_asgi_consumers.origins import OriginRule
-from pyramid_asgi_consumers.websocket import WebSocketFunction
+from pyramid_asgi_consumers.websocket.face import WebSocketFunction
 
 PROTOCOLS = ("websocket", "http")
 

@@ -16,7 +16,7 @@ from pyramid.interfaces import (
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.config.attributes import add_request_attribute
-from pyramid_asgi_consumers.handshake import (
+from pyramid_asgi_consumers.handshake.exchange import (
     NO_CONSUMER,
     ExchangeRoutesMapper,
     exchange_view,

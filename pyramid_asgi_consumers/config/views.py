@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from pyramid_asgi_consumers.coroutines import SERVER, run_on_loop, run_on_own_loop
+from pyramid_asgi_consumers.async_views import SERVER, run_on_loop, run_on_own_loop
 
 
 def async_view(view, info):

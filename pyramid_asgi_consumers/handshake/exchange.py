@@ -1,0 +1,445 @@
+"""A guarded consumer's handshake, and work on its behalf later, as Pyramid requests.
+
+Both are an :class:`Exchange`: a request that goes through the application's own WSGI callable, to
+the view that was added for the consumer, and back. :class:`ExchangeRoutesMapper` and
+:func:`exchange_view` are its stations within Pyramid, :class:`Handshakes` what sends it.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import io
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyramid.httpexceptions import HTTPServerError, status_map
+from pyramid.interfaces import IRoutesMapper
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.threadlocal import get_current_request
+from zope.interface import implementer
+
+from pyramid_asgi_consumers.async_views import SERVER
+from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.handshake.cookies import Cookies
+from pyramid_asgi_consumers.handshake.lanes import Lane
+from pyramid_asgi_consumers.interfaces import IHandshakes
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.raised import carried
+from pyramid_asgi_consumers.wsgi.environ import build_environ, subprotocols
+from pyramid_asgi_consumers.wsgi.response import HOP_BY_HOP, checked_headers
+from pyramid_asgi_consumers.wsgi.threads import ThreadPool, adopt, mark
+
+log = logging.getLogger(__name__)
+
+#: Where a request's environ has its exchange, and a scope its admission.
+EXCHANGE = "pyramid_asgi_consumers.exchange"
+ADMISSION = "pyramid_asgi_consumers.admission"
+
+# The header by which the view's own response is known from any other.
+TOKEN = "X-Asgi-Exchange"
+
+# What says something of a body is not for the answer of a consumer, which has its own (RFC 2616
+# section 7.1); nor is what the server and the consumer negotiate (RFC 6455 section 11.3).
+_OF_THE_BODY = frozenset(
+    (
+        b"allow",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-location",
+        b"content-md5",
+        b"content-range",
+        b"content-type",
+        b"etag",
+        b"expires",
+        b"last-modified",
+    )
+)
+_NEGOTIATED = b"sec-websocket-"
+
+Headers = list[tuple[bytes, bytes]]
+
+#: The route of the exchanges that belong to no consumer.
+NO_CONSUMER = "asgi run_in_request"
+
+#: What a test client runs the application's exchanges with, in its own place.
+served_by: "contextvars.ContextVar[Handshakes | None]" = contextvars.ContextVar(
+    "served_by", default=None
+)
+
+
+async def run_in_request(
+    scope: "Mapping[str, Any] | Registry", func: Callable[..., Any], *args: Any
+) -> Any:
+    """Run the blocking ``func(request, *args)`` within a Pyramid request; return what it returns.
+
+    ``scope`` is that of a guarded consumer. The request has the headers of its handshake and goes
+    through tweens, root factory and permission in a worker thread: with pyramid_tm it is one
+    transaction, committed when ``func`` returns and aborted when it raises. Cookies that one such
+    request sets are sent with the next. Cancelling the caller does not stop a ``func`` that runs:
+    its transaction commits or aborts by itself. Before a thread was free for it, it never runs.
+
+    What has no connection (a lifespan's task, a timer) gives the registry in place of ``scope``:
+    then it is a request for the application's root, ``http://localhost/``, of nobody, as
+    ``pyramid.scripting.prepare`` makes it, that needs no permission.
+
+    Raises what ``func`` raises, or what kept it from being run or its work from being kept:
+    ``HTTPForbidden`` where the permission is gone, a failed commit, an ``HTTPException`` with the
+    status with which a tween refused. RuntimeError where the consumer is not guarded, or no
+    application was made with the registry; TypeError where ``func`` is async.
+    """
+    if isinstance(scope, Registry):
+        handshakes = served_by.get() or scope.queryUtility(IHandshakes)
+        if handshakes is None:
+            raise RuntimeError(
+                "run_in_request: config.make_asgi_app() has made no application with this registry"
+            )
+        environ = Request.blank("/").environ
+        return await handshakes.call(NO_CONSUMER, {}, environ, Cookies("", "/"), func, args)
+    if not isinstance(scope, Mapping):
+        raise TypeError(
+            f"run_in_request takes a consumer's scope, or the registry, not {scope!r}; with a"
+            " websocket it is websocket.run_in_request(func)"
+        )
+    admission = scope.get(ADMISSION)
+    if admission is None:
+        raise RuntimeError(
+            "run_in_request needs a consumer with a Pyramid request: declare it with"
+            " permission=NO_PERMISSION_REQUIRED, or any other permission"
+        )
+    return await admission.run_in_request(func, *args)
+
+
+class Exchange:
+    """One request for a guarded consumer, and how it went.
+
+    It travels in the environ, so middleware that copies the environ keeps it. ``work`` is called
+    with context and request when the view is reached.
+    """
+
+    def __init__(
+        self,
+        route_name: str,
+        path_params: Mapping[str, Any],
+        work: Callable[[Any, Request], Any],
+    ) -> None:
+        self.route_name = route_name
+        self.path_params = path_params
+        self.work = work
+        self.token = secrets.token_hex(16)
+        self.context_vars = contextvars.copy_context()
+        self.request: Request | None = None
+        #: What ``work`` returned or raised, at the last attempt.
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._environ: dict[str, Any] | None = None
+
+    def claims(self, request: Request) -> bool:
+        """Whether this is the request that was sent, and not one made of it."""
+        # pyramid_retry makes each attempt's request of the same environ; a subrequest made of a
+        # copied request has a copied environ.
+        if self._environ is None:
+            self._environ = request.environ
+        if self._environ is not request.environ:
+            return False
+        self.request = request
+        self.error = None
+        return True
+
+    def answer(self, context: Any, request: Request) -> Response:
+        """Do the work; return the response that tells so."""
+        try:
+            self.result = self.work(context, request)
+        except BaseException as error:
+            self.error = error
+            raise
+        request.response.headers[TOKEN] = self.token
+        return request.response
+
+    def log(self, log: Callable[..., object], *message: object) -> None:
+        """Call ``log(*message)`` with the contextvars that the request left.
+
+        Who reports errors (Sentry) notes there which one was reported, and by whose request.
+        """
+        # The thread may be inside the context still.
+        self.context_vars.copy().run(log, *message)
+
+    def succeeded(self, response: Response) -> bool:
+        """Whether ``response``, which came out at the end, is the view's own and a success."""
+        return response.headers.get(TOKEN) == self.token and 200 <= response.status_int < 300
+
+    def refusal(self, response: Response) -> Exception:
+        """The error that ``response``, which is no success, stands for."""
+        # An exception view has answered; it may have made a redirect of a HTTPForbidden.
+        error = getattr(self.request, "exception", None)
+        if error is None:
+            status = response.status_int
+            kind = status_map.get(status, HTTPServerError) if status >= 300 else HTTPServerError
+            error = kind(detail=response.body.decode("utf-8", "replace"))
+            error.location = response.location
+        return error
+
+
+@implementer(IRoutesMapper)
+class ExchangeRoutesMapper:
+    """``mapper``, which is Pyramid's, but that each exchange gets to its consumer's route.
+
+    Those routes are static, so no other request gets there, and none pays for them. ``consumers``
+    is the mapper of all consumers.
+    """
+
+    def __init__(self, mapper: Any, consumers: Iterable[Consumer]) -> None:
+        self._mapper = mapper
+        self._consumers = consumers
+        #: Whether there is an ASGI application that serves them.
+        self.served = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mapper, name)
+
+    def __call__(self, request: Request) -> dict[str, Any]:
+        exchange = request.environ.get(EXCHANGE)
+        if exchange is None or not exchange.claims(request):
+            if not self.served:
+                self._warn()
+            return self._mapper(request)
+        route = self._mapper.get_route(exchange.route_name)
+        info = {"match": dict(exchange.path_params), "route": route}
+        if all(predicate(info, request) for predicate in route.predicates):
+            return info
+        return {"match": None, "route": None}
+
+    def _warn(self) -> None:
+        # Once, and at the first page: nothing tells what main() has returned.
+        self.served = True
+        if declared := [str(consumer) for consumer in self._consumers]:
+            log.warning(
+                "Nobody serves the %s: this is the application of config.make_wsgi_app();"
+                " return config.make_asgi_app() instead",
+                ", the ".join(declared),
+            )
+
+    def get_routes(self, include_static: bool = False) -> list[Any]:
+        """As Pyramid's, and those of the consumers that would answer the asker.
+
+        Nothing but a handshake gets to a websocket, so these are not for a request that is
+        served: ``append_slash`` would redirect to them. ``pviews`` asks within a request that no
+        router has had; it shows them all.
+        """
+        routes = self._mapper.get_routes(include_static)
+        if include_static:
+            return [route for route in routes if route.name != NO_CONSUMER]
+        request = get_current_request()
+        # The router sets it at first.
+        is_served = request is None or "request_iface" in vars(request)
+        own = [
+            self._mapper.get_route(consumer.route_name)
+            for consumer in self._consumers
+            if not (is_served and consumer.protocol == "websocket")
+        ]
+        return routes + [route for route in own if route is not None]
+
+
+def exchange_view(app: Any) -> Callable[[Any, Request], Response]:
+    """Return the view that an exchange is to reach; tools and refusals call it as ``app``."""
+
+    def view(context: Any, request: Request) -> Response:
+        return request.environ[EXCHANGE].answer(context, request)
+
+    view.__name__ = getattr(app, "__name__", type(app).__name__)
+    view.__module__ = getattr(app, "__module__", view.__module__)
+    view.is_of_exchange = True
+    return view
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The response with which a handshake was refused; without headers it is a line of text."""
+
+    status: int
+    headers: Headers | None = None
+    body: bytes | None = None
+
+
+class Handshakes:
+    """Sends exchanges through ``wsgi_app``, in up to ``threads`` threads of their own.
+
+    Half of the threads are free for handshakes whatever ``run_in_request`` calls do, and the other
+    way round. ``multiprocess`` becomes ``wsgi.multiprocess``.
+    """
+
+    def __init__(
+        self, wsgi_app: Callable[..., Any], threads: int = 8, *, multiprocess: bool = False
+    ) -> None:
+        self.wsgi_app = wsgi_app
+        self.multiprocess = multiprocess
+        #: The tasks of async views that answer exchanges.
+        self.awaited: set[asyncio.Task[Any]] = set()
+        self.pool = ThreadPool(threads, "asgi-handshake")
+        most = threads - threads // 2
+        self.handshakes = Lane(self.pool, most, "handshakes (half of asgi.handshake_threads)")
+        self.calls = Lane(self.pool, most, "run_in_request (half of asgi.handshake_threads)")
+
+    async def admit(
+        self,
+        consumer: Consumer,
+        scope: dict[str, Any],
+        left: Callable[[], Awaitable[bool]] | None,
+    ) -> "Admission | Refusal":
+        """Make the handshake of ``consumer`` that ``scope`` describes.
+
+        What the application raises, or answers with headers that cannot be sent, is logged, and a
+        refusal with 500. ``left`` tells whether the client leaves, as for :meth:`.Lane.run`.
+
+        Raises :class:`.BadRequest` where no request can be made of the scope, and
+        :class:`.ClientDisconnected` where the client left before the handshake began.
+        """
+        admission = Admission(self, consumer, scope)
+        exchange = Exchange(consumer.route_name, scope["path_params"], admission.admit)
+        environ = admission.environ()
+        try:
+            response = await self.send(self.handshakes, exchange, environ, admission.cookies, left)
+            succeeded = exchange.succeeded(response)
+            response.headers.pop(TOKEN, None)
+            sendable = checked_headers(
+                [header for header in response.headerlist if header[0].lower() not in HOP_BY_HOP]
+            )
+        except ClientDisconnected:
+            raise
+        except Exception:
+            exchange.log(log.exception, "The handshake of %s failed", consumer)
+            return Refusal(500)
+        if not succeeded:
+            return Refusal(response.status_int, sendable, response.body)
+        admission.headers = [
+            (name, value)
+            for name, value in sendable
+            if name not in _OF_THE_BODY and not name.startswith(_NEGOTIATED)
+        ]
+        return admission
+
+    async def send(
+        self,
+        lane: Lane,
+        exchange: Exchange,
+        environ: dict[str, Any],
+        cookies: Cookies,
+        left: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Response:
+        """Send ``exchange`` through the application; return the response, read and closed.
+
+        The request has ``cookies`` as they are when its turn comes. They take over those that the
+        response sets, also where the caller is cancelled meanwhile: what the request did is done.
+        ``lane`` runs it; ``left`` is as for :meth:`.Lane.run`.
+        """
+        environ["wsgi.input"] = io.BytesIO()
+        # The body stays with the consumer.
+        environ["CONTENT_LENGTH"] = "0"
+        environ[EXCHANGE] = exchange
+        environ[SERVER] = asyncio.get_running_loop(), None, self.awaited
+
+        def call() -> Response:
+            if cookies.changed:
+                environ["HTTP_COOKIE"] = str(cookies)
+            response = Request(environ).get_response(self.wsgi_app)
+            # Reading it all closes it.
+            response.body  # noqa: B018
+            cookies.update(response.headers.getall("Set-Cookie"))
+            return response
+
+        return await lane.run(exchange.context_vars.run, call, left=left)
+
+    async def call(
+        self,
+        route_name: str,
+        path_params: Mapping[str, Any],
+        environ: dict[str, Any],
+        cookies: Cookies,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> Any:
+        """Run ``func(request, *args)`` in the view of a route; see :func:`run_in_request`."""
+
+        def work(context: Any, request: Request) -> Any:
+            result = func(request, *args)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(f"run_in_request: func must not be async: {func!r}")
+            return result
+
+        exchange = Exchange(route_name, path_params, work)
+        error = None
+        try:
+            response = await self.send(self.calls, exchange, environ, cookies)
+        except Exception as raised:
+            error = raised
+        # What func raised comes first, whatever tweens and exception views have made of it.
+        if exchange.error is not None:
+            error = exchange.error
+        if error is None:
+            if exchange.succeeded(response):
+                return exchange.result
+            error = exchange.refusal(response)
+        error = carried(error)
+        # For a consumer that logs it, and for who does where it does not.
+        adopt(exchange.context_vars)
+        mark(error, exchange.context_vars)
+        raise error
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until no exchange is under way, at most ``timeout`` seconds."""
+        if not await self.pool.drain(timeout):
+            log.warning(
+                "Handshakes or run_in_request calls still run after %g s; they are left alone",
+                timeout,
+            )
+
+
+class Admission:
+    """A connection to a guarded consumer, and what its handshake told."""
+
+    def __init__(self, handshakes: Handshakes, consumer: Consumer, scope: dict[str, Any]) -> None:
+        self.handshakes = handshakes
+        self.consumer = consumer
+        self.scope = scope
+        environ = self.environ()
+        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+        self.cookies = Cookies(environ.get("HTTP_COOKIE", ""), path)
+        self.request: Request | None = None
+        self.context: Any = None
+        self.userid: Any = None
+        #: What Pyramid's response adds to the consumer's answer.
+        self.headers: Headers = []
+
+    def environ(self) -> dict[str, Any]:
+        """The environ of the handshake, all but the body."""
+        environ = build_environ(
+            self.scope, self.scope["root_path"], multiprocess=self.handshakes.multiprocess
+        )
+        offered = subprotocols(self.scope)
+        if offered:
+            # Also where the server gives no such header.
+            environ.setdefault("HTTP_SEC_WEBSOCKET_PROTOCOL", ", ".join(offered))
+        return environ
+
+    def admit(self, context: Any, request: Request) -> None:
+        """What a handshake does in its view."""
+        self.request = request
+        self.context = context
+        self.userid = request.authenticated_userid
+
+    async def run_in_request(self, func: Callable[..., Any], *args: Any) -> Any:
+        """See :func:`run_in_request`."""
+        return await self.handshakes.call(
+            self.consumer.route_name,
+            self.scope["path_params"],
+            self.environ(),
+            self.cookies,
+            func,
+            args,
+        )

@@ -1,0 +1,132 @@
+"""Several kinds of work that share a pool of threads, and cannot take all of it from another."""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, call_soon, settle
+
+# After so many seconds in which a job has not ended, it is looked whether its client has left.
+PATIENCE = 0.05
+
+
+class Lane:
+    """A share of ``pool``: at most ``most`` of its threads, and a queue of its own.
+
+    ``pool`` gets all its jobs through lanes. Where two of N threads have N - N // 2 each, half of
+    the threads are free for either, whatever the jobs of the other do; of a single thread they
+    take turns. Within a lane jobs start in the order in which they came. ``purpose`` is as that of
+    a pool.
+    """
+
+    def __init__(self, pool: ThreadPool, most: int, purpose: str) -> None:
+        self.pool = pool
+        self.most = most
+        self.purpose = purpose
+        self._queue: _Queue | None = None
+
+    async def run(
+        self,
+        function: Callable[..., object],
+        *args: object,
+        left: Callable[[], Awaitable[bool]] | None = None,
+    ) -> object:
+        """Run ``function(*args)`` in a thread; return what it returns, raise what it raises.
+
+        Once it has begun, cancelling the caller does not stop it; before, it never begins. ``left``
+        tells, when it returns, whether the client has left, and may be cancelled. It is awaited
+        while ``function`` is to wait for a thread: where the client leaves before it begins, it
+        never does, and :class:`.ClientDisconnected` is raised.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[object] = loop.create_future()
+
+        def job() -> None:
+            try:
+                result, error = function(*args), None
+            except BaseException as exception:
+                result, error = None, exception
+            call_soon(loop, settle, future, result, error)
+
+        crew = self.pool.crew()
+        if self._queue is None or self._queue.crew is not crew:
+            self._queue = _Queue(crew, self.most, self.purpose)
+        queue = self._queue
+        queue.submit(job)
+        watch: asyncio.Future[bool] | None = None
+        try:
+            if left is not None:
+                await asyncio.wait((future,), timeout=PATIENCE)
+                if not future.done():
+                    watch = asyncio.ensure_future(left())
+                    await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
+                    if not future.done() and watch.result() and queue.withdraw(job):
+                        raise ClientDisconnected("The client left before its turn came")
+            return await future
+        except asyncio.CancelledError:
+            queue.withdraw(job)
+            future.cancel()
+            raise
+        finally:
+            if watch is not None:
+                watch.cancel()
+                await asyncio.wait((watch,))
+
+
+class _Queue:
+    """The jobs of one lane that wait for ``crew``, and how many turns the lane has there.
+
+    A turn is a job of the crew, which does the lane's oldest. There are never more than ``most``,
+    and while jobs wait there is one at least. A thread whose turn has ended goes to the crew's
+    jobs next, so nobody needs to wake it for the turn that it adds; and other lanes' turns that
+    have waited for longer come before that.
+    """
+
+    def __init__(self, crew: Crew, most: int, purpose: str) -> None:
+        self.crew = crew
+        self.most = most
+        self.crowd = Crowd(self, most, purpose)
+        # Guards what follows.
+        self.lock = threading.Lock()
+        self.jobs: OrderedDict[Job, None] = OrderedDict()
+        self.turns = 0
+        self.eased = 0
+
+    def submit(self, job: Job) -> None:
+        with self.lock:
+            self.jobs[job] = None
+            full = self.turns == self.most
+            if not full:
+                self.turns += 1
+        if full or self.crew.is_busy():
+            self.crowd.notice()
+        if full:
+            return
+        try:
+            self.crew.submit(self.turn)
+        except RuntimeError:
+            with self.lock:
+                self.turns -= 1
+            self.withdraw(job)
+            raise
+
+    def withdraw(self, job: Job) -> bool:
+        """Have ``job`` never begin; return whether it has not."""
+        with self.lock:
+            return self.jobs.pop(job, self) is None
+
+    def turn(self) -> None:
+        with self.lock:
+            job = self.jobs.popitem(last=False)[0] if self.jobs else None
+        if job is not None:
+            job()
+        # A request's objects go now, not when the next turn comes.
+        del job
+        with self.lock:
+            if not self.jobs:
+                self.turns -= 1
+                self.eased += 1
+                return
+        self.crew.jobs.append(self.turn)

@@ -1,0 +1,1 @@
+"""Websockets as functions: what they get, and who looks after them."""

@@ -1,0 +1,204 @@
+"""Serves a WSGI application as an ASGI http application."""
+
+import asyncio
+import contextlib
+import contextvars
+import http.client
+import io
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from asgiref.wsgi import WsgiToAsgi
+
+from pyramid_asgi_consumers import quirks, stubborn
+from pyramid_asgi_consumers.async_views import SERVER, Receive
+from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
+from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.wsgi.body import has_no_body, read_body
+from pyramid_asgi_consumers.wsgi.environ import build_environ, origin_form
+from pyramid_asgi_consumers.wsgi.response import Ahead, FileWrapper, Response, Send
+from pyramid_asgi_consumers.wsgi.threads import Settler, ThreadPool, adopt, context_of
+
+log = logging.getLogger(__name__)
+
+
+class WSGIBridge(WsgiToAsgi):
+    """The server side of WSGI (PEP 3333) over ASGI's http protocol.
+
+    ``wsgi_app`` runs in up to ``threads`` threads of the bridge's own. A request body of more than
+    ``max_body_size`` bytes is answered with 413. :meth:`drain` waits at most ``shutdown_timeout``
+    seconds for what runs. ``multiprocess`` becomes ``wsgi.multiprocess``. ``root_path`` is where
+    the application is mounted; None takes what the server says in the scope.
+    """
+
+    def __init__(
+        self,
+        wsgi_app: Callable[..., Any],
+        threads: int = 32,
+        *,
+        max_body_size: int = 2**30,
+        shutdown_timeout: float = 10.0,
+        multiprocess: bool = False,
+        root_path: str | None = None,
+    ) -> None:
+        super().__init__(wsgi_app)
+        self.max_body_size = max_body_size
+        self.shutdown_timeout = shutdown_timeout
+        self.multiprocess = multiprocess
+        self.root_path = root_path
+        self.pool = ThreadPool(threads, "asgi-view", "views (asgi.threads)")
+        #: The tasks of async views.
+        self.awaited: set[asyncio.Task[Any]] = set()
+        self._ahead = Ahead()
+        self._settler: Settler | None = None
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        server: quirks.Server | None = None,
+    ) -> None:
+        """Answer one request, whose ``scope`` has the type ``http`` (ValueError otherwise).
+
+        ``server`` is what serves it, where that is known; None looks for it.
+
+        An exception of the application is logged and answered with 500. One that comes after the
+        response has started is raised, so that the server breaks the connection off.
+        """
+        if scope["type"] != "http":
+            raise ValueError(f"WSGIBridge serves http, not {scope['type']!r}")
+        if "://" in scope["path"]:
+            scope = origin_form(scope)
+        if server is None:
+            server = quirks.served_by(scope, send)
+        root_path = server.root_path(scope) if self.root_path is None else self.root_path
+        try:
+            environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
+            if has_no_body(scope):
+                body, size = io.BytesIO(), 0
+            else:
+                length = environ.get("CONTENT_LENGTH")
+                body, size = await read_body(
+                    receive, None if length is None else int(length), self.max_body_size
+                )
+        except BadRequest as error:
+            log.info(
+                "400 for %s %s: %s",
+                Shown(scope["method"], quoted=False),
+                Shown(scope["path"]),
+                Shown(error),
+            )
+            return await refuse(scope, send, 400)
+        except BodyTooLarge as error:
+            log.info(
+                "413 for %s %s: %s",
+                Shown(scope["method"], quoted=False),
+                Shown(scope["path"]),
+                Shown(error),
+            )
+            return await refuse(scope, send, 413)
+        except ClientDisconnected:
+            return await answer_nobody(scope, send)
+        except OSError as error:
+            # The temporary file: a full disk, say.
+            return await fail(scope, send, False, error)
+        if size:
+            environ["CONTENT_LENGTH"] = str(size)
+        environ["wsgi.input"] = body
+        environ["wsgi.file_wrapper"] = FileWrapper
+        # WebOb would copy a body that it does not know to be seekable.
+        environ["webob.is_body_seekable"] = True
+        loop = asyncio.get_running_loop()
+        environ[SERVER] = loop, receive, self.awaited
+        settler = self._settler
+        if settler is None or settler.loop is not loop:
+            settler = self._settler = Settler(loop)
+        response = Response(self.wsgi_application, environ, body, settler, self.pool, self._ahead)
+        try:
+            self.pool.submit(partial(response.context.run, response.run))
+        except RuntimeError as error:
+            body.close()
+            return await fail(scope, send, False, error)
+        try:
+            await response.send_to(receive, send, server.paced)
+        except OSError as error:
+            if error is response.error and not isinstance(error, ClientDisconnected):
+                await fail(scope, send, response.sent, error, response.context)
+            else:
+                log.debug(
+                    "The client left: %s %s",
+                    Shown(scope["method"], quoted=False),
+                    Shown(scope["path"]),
+                )
+                if not response.sent:
+                    await answer_nobody(scope, send)
+        except Exception as error:
+            await fail(scope, send, response.sent, error, response.context)
+
+    async def drain(self) -> None:
+        """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""
+        if not await self.pool.drain(self.shutdown_timeout):
+            log.warning("Views still run after %g s; they are left alone", self.shutdown_timeout)
+            loop = asyncio.get_running_loop()
+            tasks = [task for task in list(self.awaited) if task.get_loop() is loop]
+            await stubborn.end(tasks, min(self.shutdown_timeout, stubborn.PATIENCE))
+
+
+async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
+    """Answer an http scope with a plain text page that says no more than the status."""
+    text = f"{status} {http.client.responses[status]}\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(text)).encode()),
+    ]
+    # The rest of an upload is not read, so the connection cannot serve another request. HTTP/2
+    # has no such header (RFC 9113 section 8.2.2).
+    if status in (400, 413) and scope.get("http_version", "1.1").startswith("1"):
+        headers.append((b"connection", b"close"))
+    body = b"" if scope["method"] == "HEAD" else text
+    # A client that has left already gets nothing.
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def answer_nobody(scope: dict[str, Any], send: Send) -> None:
+    """End an http request whose client has left before its response.
+
+    Middleware may wait for one: Starlette's ``BaseHTTPMiddleware`` takes a request that ends
+    without a response for an error.
+    """
+    await refuse(scope, send, 400)
+
+
+async def fail(
+    scope: dict[str, Any],
+    send: Send,
+    started: bool,
+    error: BaseException,
+    context: contextvars.Context | None = None,
+) -> None:
+    """End an http request whose application raised ``error``.
+
+    Logged, and answered with 500. Where the response has ``started`` the server is to break the
+    connection off: ``error`` is raised for it, and logged by it, but on Daphne. ``context`` is that
+    in which the application ran: who reports errors (Sentry) notes there that it has done so.
+    """
+    context = context_of(error) if context is None else context.copy()
+    if started and not quirks.served_by(scope, send).break_off():
+        adopt(context)
+        raise error
+    report = partial(
+        log.error,
+        "%s %s failed",
+        Shown(scope["method"], quoted=False),
+        Shown(scope["path"]),
+        exc_info=error,
+    )
+    # The answer is sent in the server's own context: it may begin the next request in that.
+    context.run(report)
+    if not started:
+        await refuse(scope, send, 500)

@@ -1,0 +1,9 @@
+"""Inside Starlette's ``BaseHTTPMiddleware``: the tests of ``test_servers.py``."""
+
+import pytest
+
+from tests.servers.test_servers import *  # noqa: F403
+
+pytestmark = pytest.mark.around
+
+AROUND = "base"
