@@ -18,7 +18,7 @@ from pyramid_asgi_consumers.exceptions import (
     SubscriptionOverflow,
     WebSocketDisconnect,
 )
-from pyramid_asgi_consumers.handshake.early import EarlyEvents
+from pyramid_asgi_consumers.handshake.early import EarlyEvents, waits_for_leave
 from pyramid_asgi_consumers.handshake.exchange import ADMISSION, Handshakes, Headers, Refusal
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
@@ -338,7 +338,9 @@ class Endpoint:
         # Completes the scope and returns the headers that the consumer's answer gets besides its
         # own; or refuses, and returns None.
         try:
-            left = early.left if quirks.served_by(scope, None).tells_who_left_early else None
+            left = early.left
+            if not quirks.served_by(scope, None).tells_who_left_early or waits_for_leave(scope):
+                left = None
             outcome = await self.handshakes.admit(self.consumer, scope, left)
         except ClientDisconnected as error:
             log.debug("No handshake to %s: %s", self.consumer, Shown(error))

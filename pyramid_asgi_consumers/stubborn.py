@@ -18,6 +18,8 @@ Tasks = Iterable["asyncio.Task[Any]"]
 async def end(tasks: Tasks, timeout: float | None) -> None:
     """Cancel ``tasks`` and wait for their end, at most ``timeout`` seconds; then leave them alone.
 
+    With a ``timeout`` of 0 they are cancelled, too, and may end at once.
+
     Where the caller is cancelled meanwhile, so are they again, and it is cancelled afterwards.
     """
     cancelled: asyncio.CancelledError | None = None
@@ -25,7 +27,8 @@ async def end(tasks: Tasks, timeout: float | None) -> None:
     began = loop.time()
     pending = {task for task in tasks if not task.done()}
     left = timeout
-    while pending and (left is None or left > 0):
+    is_over = False
+    while pending and not is_over:
         for task in pending:
             task.cancel()
         try:
@@ -33,7 +36,9 @@ async def end(tasks: Tasks, timeout: float | None) -> None:
         except asyncio.CancelledError as error:
             cancelled = error
         pending = {task for task in pending if not task.done()}
-        left = None if timeout is None else began + timeout - loop.time()
+        if timeout is not None:
+            left = max(0, began + timeout - loop.time())
+            is_over = not left
     leave_alone(pending, timeout)
     if cancelled is not None:
         raise cancelled

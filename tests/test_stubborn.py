@@ -83,6 +83,24 @@ async def test_what_goes_on_is_left_alone(swallower, caplog):
     assert await task == "released"
 
 
+async def test_what_has_no_time_to_end_is_cancelled_all_the_same(swallower, caplog):
+    stubborn_one = await started(swallower)
+    ended = []
+
+    async def clean_up():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    task = asyncio.ensure_future(clean_up())
+    await asyncio.sleep(0)
+    await stubborn.end([stubborn_one, task], 0)
+    assert (ended, swallower.cancellations) == ([True], 1)
+    (message,) = caplog.messages
+    assert message.startswith("Left alone, since it goes on 0 s after it was cancelled: wait (")
+
+
 async def test_who_waits_may_be_cancelled_again(swallower):
     task = await started(swallower)
     waiting = asyncio.ensure_future(stubborn.end([task], None))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 # What is taken of an http request's body in advance, at most: so many messages and bytes.
@@ -10,6 +10,14 @@ MOST_EVENTS = 16
 MOST_BYTES = 64 * 1024
 
 Event = dict[str, Any]
+
+
+def waits_for_leave(scope: Mapping[str, Any]) -> bool:
+    """Whether the client sends its body when it is told to (RFC 9110 section 10.1.1).
+
+    Servers tell it so when ``receive`` is called.
+    """
+    return any(name == b"expect" for name, _ in scope["headers"])
 
 
 class EarlyEvents:

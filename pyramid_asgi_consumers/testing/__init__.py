@@ -784,6 +784,7 @@ def _watched_consumer(app: Callable[..., Any]) -> Callable[..., Any]:
             call.error = original(error)
             raise
 
+    watched.watches = getattr(app, "watches", False)
     return watched
 
 

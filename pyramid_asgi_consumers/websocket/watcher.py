@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from pyramid_asgi_consumers.handshake.early import waits_for_leave
 from pyramid_asgi_consumers.raised import StandIn, caught, outcome
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ class SenderWatcher:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._seen: Any = None
+        self._seen: Any = ...
         self._due = 0.0
         self._watcher: Watcher | None = None
         #: Whether the client is known to have left.
@@ -228,7 +229,7 @@ class SenderWatcher:
     def look(self, asked: Any, now: float) -> Receive:
         """Look after the client, if it is time to; return the ``receive`` that gives all events.
 
-        ``asked`` is what that has returned last, ``now`` the time.
+        ``asked`` is what that has returned last, None if it was not called yet; ``now`` the time.
         """
         if self._watcher is not None:
             return self._watcher.receive
@@ -236,7 +237,7 @@ class SenderWatcher:
             self._due = now + INTERVAL
             if self._seen is not asked:
                 self._seen = asked
-            elif _is_over(asked):
+            elif asked is None or _is_over(asked):
                 self._watcher = Watcher(self._receive)
                 self._watcher.watch(self._note)
                 return self._watcher.receive
@@ -434,8 +435,7 @@ class RequestWatcher:
             self._ahead.add_done_callback(self._arrived)
 
     def _may_look(self) -> bool:
-        # Who asks for the body tells such a client to send it (RFC 9110 section 10.1.1).
-        return self._asked or all(name != b"expect" for name, _ in self._scope["headers"])
+        return self._asked or not waits_for_leave(self._scope)
 
     def _arrived(self, ahead: asyncio.Task[Event]) -> None:
         if ahead.exception() is not None:

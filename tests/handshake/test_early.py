@@ -149,7 +149,7 @@ class Site:
         if scope["type"] == "http":
             await send({"type": "http.response.body", "body": b""})
 
-    def open(self, kind, name, client):
+    def open(self, kind, name, client, *headers):
         """Begin a request; return its task and the list of what is sent to it."""
         sent = []
 
@@ -158,7 +158,7 @@ class Site:
 
         make = websocket_scope if kind == "websocket" else http_scope
         path = "/ws" if kind == "websocket" else "/http"
-        scope = make(path, query_string=name.encode())
+        scope = make(path, query_string=name.encode(), headers=list(headers))
         return asyncio.create_task(self.app(scope, client.receive, send)), sent
 
 
@@ -189,6 +189,19 @@ async def test_a_handshake_whose_client_leaves_the_queue_is_never_made(site, kin
     assert site.seen == [first["type"]] * 2
     assert sent[0].endswith("response.start")
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_client_that_waits_for_leave_to_send_its_body_gets_none_in_the_queue(site):
+    one, _ = site.open("http", "one", Client(request(b"")))
+    await wait_until(lambda: site.begun == ["one"])
+    waits, other = Client(request(b"")), Client(CONNECT)
+    two, _ = site.open("http", "two", waits, (b"expect", b"100-continue"))
+    three, _ = site.open("websocket", "three", other)
+    await wait_until(lambda: other.asked)
+    assert waits.asked == 0
+    site.go_on.set()
+    await asyncio.gather(one, two, three)
+    assert (site.begun, waits.asked) == (["one", "two", "three"], 1)
 
 
 @pytest.mark.parametrize("kind", FIRST)

@@ -22,6 +22,7 @@ from pyramid.threadlocal import get_current_request
 from pyramid_asgi_consumers import run_in_request, testing
 from pyramid_asgi_consumers.exceptions import LifespanError, WSGIError
 from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
+from pyramid_asgi_consumers.websocket.face import WebSocketFunction
 from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
 variable = contextvars.ContextVar("variable", default=None)
@@ -872,6 +873,14 @@ def test_a_consumer_that_sends_before_it_accepts():
 
     denied = denial(websocket_app(consumer), "/ws")
     assert "Expected websocket.accept or" in str(denied.__cause__)
+
+
+def test_a_function_looks_after_its_client_itself_as_on_a_server():
+    async def function(websocket):
+        """It is not called."""
+
+    watched = testing._watched_consumer(WebSocketFunction(function, "function"))
+    assert watched.watches and not testing._watched_consumer(function).watches
 
 
 # Guarded websockets.

@@ -543,6 +543,14 @@ async def test_a_consumer_that_only_sends_hears_that_its_client_has_left(kind):
     await sender.watching.end()
 
 
+async def test_a_consumer_that_never_receives_hears_that_its_client_has_left():
+    server = Server({"type": "websocket.connect"}, LEFT)
+    sender = Sender(server.receive)
+    assert await left_within(sender)
+    assert [await sender.receive(), await sender.receive()] == [{"type": "websocket.connect"}, LEFT]
+    await sender.watching.end()
+
+
 async def test_a_consumer_that_waits_for_an_event_is_left_alone():
     server = Server()
     sender = Sender(server.receive)
