@@ -219,9 +219,14 @@ async def hypercorn(request, monkeypatch):
     module = types.ModuleType("hypercorn.asyncio.run")
     module.worker_serve = worker_serve
     monkeypatch.setitem(sys.modules, "hypercorn.asyncio.run", module)
+
+    async def end():
+        ends.set()
+        await asyncio.gather(*tasks)
+
+    begin.end = end
     yield begin
-    ends.set()
-    await asyncio.gather(*tasks)
+    await end()
 
 
 async def test_a_connection_of_hypercorn_is_waited_for_while_it_serves(hypercorn):
@@ -237,6 +242,14 @@ async def test_a_connection_of_hypercorn_is_left_alone_when_it_stops(hypercorn, 
     await asyncio.wait({connection}, timeout=20)
     assert connection.cancelled()
     assert caplog.messages[0].startswith("Left alone, since it goes on 0.01 s after")
+
+
+async def test_a_hypercorn_that_stops_is_looked_for_once(hypercorn):
+    # Each look goes over all tasks, and all connections want to know.
+    await hypercorn(stops=True)
+    assert quirks.patience() == Config.graceful_timeout
+    await hypercorn.end()
+    assert quirks.patience() == Config.graceful_timeout
 
 
 async def test_without_hypercorn_there_is_no_bound(monkeypatch):

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -648,6 +649,12 @@ def waits_for_ever() -> bool:
     return "hypercorn.asyncio.run" in sys.modules
 
 
+#: The ``graceful_timeout`` of Hypercorn's server that stops, by event loop.
+_stopping: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
 def patience() -> float | None:
     """For how many seconds to wait for what was cancelled; None without a bound.
 
@@ -655,7 +662,11 @@ def patience() -> float | None:
     would wait for ever: they are given that time once more.
     """
     module = sys.modules.get("hypercorn.asyncio.run")
-    if module is not None:
+    if module is None:
+        return None
+    # All its connections ask at once, so it is looked for among all tasks until it stops.
+    loop = asyncio.get_running_loop()
+    if loop not in _stopping:
         for task in asyncio.all_tasks():
             coroutine = task.get_coro()
             # The server's function is awaited by serve(), or is a task by itself.
@@ -666,8 +677,9 @@ def patience() -> float | None:
             running = getattr(coroutine, "cr_frame", None)
             if running is not None and "context" in running.f_locals:
                 if running.f_locals["context"].terminated.is_set():
-                    return running.f_locals["config"].graceful_timeout
-    return None
+                    _stopping[loop] = running.f_locals["config"].graceful_timeout
+                    break
+    return _stopping.get(loop)
 
 
 async def drain() -> None:
