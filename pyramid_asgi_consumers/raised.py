@@ -13,9 +13,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from pyramid_asgi_consumers import quirks, stubborn
-
-#: Whether tasks count how often they were cancelled, as they do from Python 3.11 on.
-COUNTED = hasattr(asyncio.Task, "cancelling")
+from pyramid_asgi_consumers.stubborn import COUNTED
 
 
 class StandIn(RuntimeError):

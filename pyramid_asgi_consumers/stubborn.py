@@ -3,11 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+#: Whether tasks count how often they were cancelled, as they do from Python 3.11 on.
+COUNTED = hasattr(asyncio.Task, "cancelling")
 
 #: For so many seconds what was cancelled is waited for where no server says for how many.
 PATIENCE = 5.0
@@ -74,8 +78,7 @@ def outlive(loop: asyncio.AbstractEventLoop) -> None:
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
-    # Python 3.10 does not count how often one was cancelled.
-    if not all(getattr(task, "cancelling", int)() for task in tasks):
+    if not _are_cancelled(tasks):
         return
     for task in tasks:
         where = place(task)
@@ -85,6 +88,17 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
             task.get_coro().close()
         # It finds that it has ended.
         task.cancel()
+
+
+def _are_cancelled(tasks: Tasks) -> bool:
+    if COUNTED:
+        return all(task.cancelling() for task in tasks)
+    # Who ends a loop on Python 3.10 (asyncio.run, Uvicorn 0.54, taskgroup 0.2) runs it in a
+    # function of this name, which has cancelled all tasks.
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "_cancel_all_tasks":
+        frame = frame.f_back
+    return frame is not None
 
 
 def place(task: "asyncio.Task[Any]") -> str:

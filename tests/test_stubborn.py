@@ -14,7 +14,7 @@ import pytest
 from pyramid_asgi_consumers import async_views as coroutines
 from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.async_views import run_on_own_loop
-from pyramid_asgi_consumers.raised import COUNTED, contained, outcome, separate
+from pyramid_asgi_consumers.raised import contained, outcome, separate
 from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 
 
@@ -275,7 +275,13 @@ async def swallow():
             await asyncio.sleep(0.1)
 
 
-def test_a_loop_that_ends_waits_for_no_task_that_goes_on(monkeypatch, caplog):
+@pytest.fixture(params=["counted", "not counted"])
+def counting(request, monkeypatch):
+    """Whether tasks count how often they were cancelled: Python 3.10's do not."""
+    monkeypatch.setattr(stubborn, "COUNTED", stubborn.COUNTED and request.param == "counted")
+
+
+def test_a_loop_that_ends_waits_for_no_task_that_goes_on(monkeypatch, caplog, counting):
     monkeypatch.setattr(stubborn, "PATIENCE", 0.05)
 
     async def main():
@@ -285,11 +291,10 @@ def test_a_loop_that_ends_waits_for_no_task_that_goes_on(monkeypatch, caplog):
 
     kept = []
     asyncio.run(main())
-    # Python 3.10 cannot tell, and has waited.
-    assert ("Ended, since it goes on 0.05 s after it was cancelled: s" in caplog.text) == COUNTED
+    assert "Ended, since it goes on 0.05 s after it was cancelled: s" in caplog.text
 
 
-def test_a_loop_that_goes_on_keeps_its_tasks(monkeypatch, caplog):
+def test_a_loop_that_goes_on_keeps_its_tasks(monkeypatch, caplog, counting):
     monkeypatch.setattr(stubborn, "PATIENCE", 0)
 
     async def main():

@@ -94,7 +94,7 @@ class Watcher:
                 ahead.result()
         event = self._events.popleft()
         self._size -= _size(event)
-        if not self._events and ahead.done() and ahead.exception() is None:
+        if not self._events and ahead.done() and not _has_failed(ahead):
             self._ahead = None
         return event
 
@@ -189,7 +189,7 @@ class Watcher:
             self._ahead = asyncio.create_task(self._look_ahead())
 
     def _may_go_on(self) -> bool:
-        return self._ahead.done() and self._ahead.exception() is None
+        return self._ahead.done() and not _has_failed(self._ahead)
 
     def _has_room(self) -> bool:
         return len(self._events) < MESSAGES and self._size < BYTES
@@ -438,7 +438,7 @@ class RequestWatcher:
         return self._asked or not waits_for_leave(self._scope)
 
     def _arrived(self, ahead: asyncio.Task[Event]) -> None:
-        if ahead.exception() is not None:
+        if _has_failed(ahead):
             return
         self._ahead = None
         event = ahead.result()
@@ -456,6 +456,11 @@ class RequestWatcher:
 async def _awaited(receive: Receive) -> Event:
     # Whatever it returns, a task is made of this.
     return await receive()
+
+
+def _has_failed(taken: asyncio.Future[Any]) -> bool:
+    # Who ends a loop cancels all tasks, these too.
+    return taken.cancelled() or taken.exception() is not None
 
 
 def _size(event: Event) -> int:

@@ -1,6 +1,7 @@
 """Contexts of applications to which the servers tell no lifespan."""
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -66,7 +67,10 @@ def test_a_dispatcher_that_hands_the_lifespan_on_is_enough(name, tmp_path):
         log = server.logged()
     assert told(log, "inner") == ["inner is entered", "inner is left"]
     assert WARNING not in log
-    assert TRACEBACK not in log
+    # From Python 3.12 on Hypercorn 0.18 cancels its dispatcher before that has ended, whatever is
+    # mounted there.
+    assert log.count(TRACEBACK) == (name == "hypercorn" and sys.version_info >= (3, 12))
+    assert "pyramid_asgi_consumers" not in log.partition(TRACEBACK)[2]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

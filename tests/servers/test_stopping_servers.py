@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from pyramid_asgi_consumers.raised import COUNTED
 from tests.servers.test_servers import ENDS, check
 from tests.support import clients
 from tests.support.servers import COMMANDS, free_port, running, started, wait_until
@@ -44,10 +43,6 @@ def test_sigterm_stops_it(name, tmp_path):
     assert "destroyed" not in log
 
 
-# Python 3.10 cannot tell that a loop ends, and Hypercorn waits there.
-@pytest.mark.parametrize(
-    "name", [each for each in COMMANDS if COUNTED or each != "hypercorn"], indirect=True
-)
 def test_a_task_that_a_function_has_started_does_not_hold_it_up(name, tmp_path):
     with running(name, tmp_path, APP) as server, clients.websocket(server, "/stubborn/parent"):
         assert server.stop() in (0, -signal.SIGTERM)

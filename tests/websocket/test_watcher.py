@@ -862,6 +862,53 @@ async def test_an_event_that_comes_after_the_response_is_the_last_that_is_taken(
     assert not await requested(server, func)
 
 
+async def swallowed(ended):
+    """Go on as the loop ends, which cancels the wait for an event in advance, too."""
+    ended.set()
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.01)
+
+
+def test_a_loop_that_ends_while_an_http_consumer_goes_on_logs_no_error(caplog):
+    async def main():
+        server, ended = Server(), asyncio.Event()
+        watching = RequestWatcher({"headers": []}, server.receive, Sweep())
+        kept.append(asyncio.create_task(watching.run(swallowed(ended))))
+        await until(lambda: server.asked and ended.is_set())
+
+    kept = []
+    asyncio.run(main())
+    assert kept[0].done()
+    assert caplog.text == ""
+
+
+def test_a_loop_that_ends_while_a_websocket_consumer_goes_on_logs_no_error(caplog):
+    async def main():
+        server, ended = Server(text("1")), asyncio.Event()
+        watching = Watcher(server.receive)
+
+        async def consumer():
+            watching.watch(got.append)
+            await swallowed(ended)
+            got.append(await watching.receive())
+            # For as long as it takes to be looked after once more.
+            await until(lambda: watching._timer is None)
+            with pytest.raises(asyncio.CancelledError):
+                await watching.receive()
+            await watching.end()
+
+        kept.append(asyncio.create_task(consumer()))
+        await until(lambda: server.asked == 2 and ended.is_set())
+
+    kept, got = [], []
+    asyncio.run(main())
+    assert kept[0].done()
+    assert got == [text("1")]
+    assert caplog.text == ""
+
+
 async def test_what_a_websocket_consumer_is_told_is_noted_where_its_server_goes_on():
     server = Server(text("a"), LEFT, LEFT)
     watching = SenderWatcher(server.receive)
