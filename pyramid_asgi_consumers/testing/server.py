@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.lifespan import running
+from pyramid_asgi_consumers.quirks.daphne import drain
 from pyramid_asgi_consumers.servers import cancel_others
 from pyramid_asgi_consumers.wsgi.threads import call_soon
 
@@ -318,7 +318,7 @@ def _daphne() -> tuple[Serve, Run]:
         reactor.removeSystemEventTrigger(("shutdown", kill))
         await stopping.wait()
         server.port.stopListening()
-        await quirks._drain_daphne(server, reactor)
+        await drain(server, reactor)
         server.has_ended = True
         for connection in reactor.getReaders():
             if getattr(connection, "server", None) is server.port:

@@ -571,7 +571,7 @@ def test_a_page_cannot_name_its_own_host_behind_the_root_path(mounted, target):
     assert _ask(mounted, "/apphttp://evil.example/environ")[0] == 404
 
 
-# What the servers do by themselves, which quirks.py keeps from the application.
+# What the servers do by themselves, which quirks keeps from the application.
 
 
 def _denied(server, status):
@@ -590,7 +590,7 @@ def test_a_status_that_some_server_cannot_send_as_a_denial(server, status):
 
 
 def test_a_denial_that_repeats_a_header(server):
-    """See ``test_quirks.py`` for what Granian does with it."""
+    """See ``tests/quirks/test_granian.py`` for what Granian does with it."""
     response = clients.denial(server, "/ws/denied/403")
     cookies = response.headers.get_all("Set-Cookie")
     if server.name not in CANNOT[DENIAL]:

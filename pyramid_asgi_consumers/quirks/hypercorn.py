@@ -1,0 +1,99 @@
+"""What is done differently for Hypercorn 0.18."""
+
+import asyncio
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from pyramid_asgi_consumers.quirks.specification import Server
+
+
+class Hypercorn(Server):
+    """Hypercorn 0.18, on a websocket."""
+
+    minds_who_left = False
+
+    def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """Put a subprotocol that Hypercorn does not know among the headers.
+
+        Where the client offers them in several, Hypercorn knows the last and raises for the others.
+        Among the headers it looks for one in lower case.
+        """
+        subprotocol = event["subprotocol"]
+        if subprotocol is None or subprotocol in scope["subprotocols"]:
+            return event
+        header = (b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1"))
+        return {**event, "subprotocol": None, "headers": [*event["headers"], header]}
+
+    def refused(self, send: Any) -> None:
+        """Hypercorn takes a websocket for open before it finds that it cannot accept it."""
+        stream = _stream_of(send)
+        if stream is not None:
+            stream.state = type(stream.state).HANDSHAKE
+
+    def has_left(self, send: Any) -> bool:
+        """Whether Hypercorn has given the handshake up.
+
+        It answers 400 to what comes before the accept, in the same packet, say. From then on its
+        ``send`` does nothing, and nobody is told.
+        """
+        stream = _stream_of(send)
+        return stream is not None and stream.closed
+
+
+def _stream_of(send: Any) -> Any:
+    """What Hypercorn serves a websocket with, None where it is not found."""
+    # Middleware may have wrapped send, but is in the task that Hypercorn has made mostly.
+    frame = getattr(asyncio.current_task().get_coro(), "cr_frame", None)
+    sends = [send] if frame is None else [send, frame.f_locals.get("send")]
+    for each in sends:
+        stream = getattr(each, "__self__", None)
+        if type(stream).__module__ == "hypercorn.protocol.ws_stream":
+            return stream
+    return None
+
+
+#: What serves its websockets.
+SERVER = Hypercorn()
+
+
+def waits_for_ever() -> bool:
+    """Whether the server may wait without an end for a task that goes on though it is cancelled.
+
+    Hypercorn 0.18 does, in a task group for each connection, before it ends the lifespan.
+    """
+    return "hypercorn.asyncio.run" in sys.modules
+
+
+#: The ``graceful_timeout`` of Hypercorn's server that stops, by event loop.
+_stopping: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def patience() -> float | None:
+    """For how many seconds to wait for what was cancelled; None without a bound.
+
+    As Hypercorn 0.18 stops it has given its connections the ``graceful_timeout`` already, and
+    would wait for ever: they are given that time once more.
+    """
+    module = sys.modules.get("hypercorn.asyncio.run")
+    if module is None:
+        return None
+    # All its connections ask at once, so it is looked for among all tasks until it stops.
+    loop = asyncio.get_running_loop()
+    if loop not in _stopping:
+        for task in asyncio.all_tasks():
+            coroutine = task.get_coro()
+            # The server's function is awaited by serve(), or is a task by itself.
+            while getattr(coroutine, "cr_code", module.worker_serve.__code__) is not (
+                module.worker_serve.__code__
+            ):
+                coroutine = coroutine.cr_await
+            running = getattr(coroutine, "cr_frame", None)
+            if running is not None and "context" in running.f_locals:
+                if running.f_locals["context"].terminated.is_set():
+                    _stopping[loop] = running.f_locals["config"].graceful_timeout
+                    break
+    return _stopping.get(loop)

@@ -1,0 +1,79 @@
+"""What the ASGI specification says of a server, and what no server does otherwise.
+
+:class:`Server` is what the rest of the package asks; each server has a class of its own, in a file
+of its own, which says what is done differently for it.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+Headers = list[tuple[bytes, bytes]]
+
+
+#: What servers raise where the client has closed a websocket that is to be closed; AttributeError
+#: is that of Uvicorn 0.54's ``websockets`` implementation, for a client that resets at once.
+CLIENT_WAS_FASTER = (OSError, RuntimeError, AttributeError)
+
+
+#: Where the scope of a consumer's connection has its :class:`Server`.
+SERVED_BY = "pyramid_asgi_consumers.served_by"
+
+
+class Server:
+    """What serves one connection, and what is done differently for it: here nothing is."""
+
+    def root_path(self, scope: Mapping[str, Any]) -> str:
+        """The root path that ``scope`` states, as far as it can be trusted."""
+        return scope.get("root_path") or ""
+
+    def break_off(self) -> bool:
+        """Break off a response that has started; return whether raising is no way to do so."""
+        return False
+
+    def paced(self, send: Any) -> Any:
+        """A ``send`` for http that waits while the client is slow."""
+        return send
+
+    def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
+        """The ``receive`` and ``send`` of a websocket that do what the specification says."""
+        return receive, send
+
+    def denial_status(self, status: int) -> int:
+        """The status of a denial that can be sent.
+
+        Uvicorn 0.54 and Hypercorn 0.18 forward a 1xx as it is, and Granian 2.8.7 opens the
+        websocket for a 101; what is above 599 none of the three can send.
+        """
+        return status if 200 <= status <= 599 else 500
+
+    def denial_headers(self, headers: Headers) -> Headers:
+        """The headers of a denial that can be sent."""
+        return headers
+
+    def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """The ``websocket.accept`` that has any subprotocol sent which the client offers."""
+        return event
+
+    def refused(self, send: Any) -> None:
+        """Have the connection answered otherwise after an answer that the server refused.
+
+        ``send`` is what the server, or middleware, gave.
+        """
+
+    def has_left(self, send: Any) -> bool:
+        """Whether the client of a websocket just accepted has left, as ``receive`` never says."""
+        return False
+
+    #: Whether ``receive`` tells of a client that leaves before its request was answered.
+    tells_who_left_early = True
+
+    #: Whether, once a websocket's ``receive`` has told that the client has left, ``send`` raises,
+    #: and ``receive`` suspends or raises.
+    minds_who_left = True
+
+
+PLAIN = Server()
+
+
+#: It gets the seconds that it may take, None where the server does not say.
+Leave = Callable[[float | None], Coroutine[Any, Any, object]]

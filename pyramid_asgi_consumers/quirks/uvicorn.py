@@ -1,0 +1,92 @@
+"""What is done differently for Uvicorn 0.54."""
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from pyramid_asgi_consumers import stubborn
+from pyramid_asgi_consumers.quirks.specification import Leave, Server
+
+
+def put_before(scope: Mapping[str, Any]) -> str:
+    """What the server has put in front of the target in the ``path`` of ``scope``.
+
+    Uvicorn 0.54 puts its root path in front of a handshake's target, be that in absolute form. A
+    client can send what looks like it to any other server, or to an application that states a root
+    path itself: so it is only taken from where Uvicorn serves this very path.
+    """
+    frame = getattr(asyncio.current_task().get_coro(), "cr_frame", None)
+    protocol = None if frame is None else frame.f_locals.get("self")
+    if (
+        type(protocol).__module__.startswith("uvicorn.protocols.websockets.")
+        and protocol.scope["path"] == scope["path"]
+    ):
+        return protocol.root_path
+    return ""
+
+
+class UvicornWebsockets(Server):
+    """Uvicorn 0.54's ``websockets`` implementation.
+
+    It fails on a denial whose status Python's ``http.HTTPStatus`` does not know. Its ``receive``
+    tells again and again that the client has left, and does not suspend.
+    """
+
+    minds_who_left = False
+
+    def denial_status(self, status: int) -> int:
+        status = super().denial_status(status)
+        return status if status in set(HTTPStatus) else status // 100 * 100
+
+
+#: What serves the websockets of that implementation.
+WEBSOCKETS = UvicornWebsockets()
+
+
+def before_shutdown(leave: Leave) -> None:
+    """Have Uvicorn 0.54 await ``leave`` before the shutdown of its lifespan, be it off.
+
+    Told by a signal to stop, it ends with that signal again, in the middle of its event loop.
+    """
+    server = _running_server()
+    if server is None:
+        return
+    shutdown = server.lifespan.shutdown
+
+    async def leave_first() -> None:
+        await leave(server.config.timeout_graceful_shutdown)
+        await shutdown()
+
+    server.lifespan.shutdown = leave_first
+
+
+def _running_server() -> Any:
+    # The server is known by the handler of the signal that stops it.
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if (
+        not isinstance(server, getattr(sys.modules.get("uvicorn.server"), "Server", ()))
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        return None
+    return server
+
+
+async def drain() -> None:
+    """Wait for the connections that Uvicorn 0.54 has cancelled as it stops, and does not wait for.
+
+    Else their contexts would be left before they have ended; and where one goes on, and nobody has
+    sent a SIGTERM, of which Uvicorn dies, asyncio.Runner would wait for ever.
+    """
+    server = _running_server()
+    if server is None or any(each.is_serving() for each in server.servers):
+        return
+    # They have children, which Python 3.10 does not know to be cancelled.
+    cancelled = {task for task in asyncio.all_tasks() if getattr(task, "cancelling", int)()}
+    if tasks := cancelled | server.server_state.tasks:
+        bound = server.config.timeout_graceful_shutdown
+        _, pending = await asyncio.wait(tasks, timeout=bound)
+        stubborn.leave_alone(pending, bound)

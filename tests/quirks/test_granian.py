@@ -1,0 +1,81 @@
+"""What Granian does by itself, where it ends the server, and what is done differently for it."""
+
+import asyncio
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.quirks.granian import Granian
+from tests.support import clients
+from tests.support.servers import OLD_GRANIAN, running, wait_until
+
+GRANIAN = {
+    "type": "websocket",
+    "extensions": {"websocket.http.response": {}, "http.response.pathsend": {}},
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+}
+
+
+def test_an_old_granian_by_itself_dies_of_a_denial_that_repeats_a_header(tmp_path):
+    with running("granian", tmp_path) as server:
+        status = clients.handshake_status(server, "/bare/403?vary=a&vary=b")
+        assert status == (None if OLD_GRANIAN else 403)
+        end = "Unexpected exit from worker-1"
+        wait_until(lambda: (end in server.logged()) is OLD_GRANIAN, "its end", server)
+
+
+async def test_granian_gets_no_close_after_a_disconnect():
+    """What it does with one, one time in ten when it stops under load: a worker's panic."""
+    came = iter(["websocket.receive", "websocket.disconnect"])
+    sent = []
+
+    async def receive():
+        return {"type": next(came)}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    own_receive, own_send = quirks.served_by(GRANIAN, send).websocket(receive, send)
+    close = {"type": "websocket.close"}
+    for number, kind in enumerate(["websocket.receive", "websocket.disconnect"]):
+        assert await own_receive() == {"type": kind}
+        await own_send(close)
+        await own_send({"type": "websocket.send"})
+        assert sent == ["websocket.close", *["websocket.send"] * (number + 1)]
+
+
+@pytest.mark.parametrize("version", ["2.8.7", "2.8", None])
+def test_repeated_headers_are_merged_for_an_old_granian_alone(version, monkeypatch):
+    monkeypatch.setitem(sys.modules, "granian", version and SimpleNamespace(__version__=version))
+    headers = [(b"Vary", b"a"), (b"vary", b"b"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    merged = [(b"vary", b"a, b"), (b"set-cookie", b"a=1")]
+    assert quirks.served_by(GRANIAN, None).denial_headers(headers) == merged
+    other = {**GRANIAN, "extensions": {"websocket.http.response": {}}}
+    assert quirks.served_by(other, None).denial_headers(headers) == headers
+
+
+@pytest.mark.parametrize("version", ["2.8.9", "2.10.0", "3.0.0rc1"])
+def test_repeated_headers_are_left_to_a_later_granian(version, monkeypatch):
+    monkeypatch.setitem(sys.modules, "granian", SimpleNamespace(__version__=version))
+    headers = [(b"vary", b"a"), (b"vary", b"b")]
+    assert quirks.served_by(GRANIAN, None).denial_headers(headers) == headers
+
+
+async def test_two_tasks_that_receive_on_granian_have_a_message_each():
+    loop = asyncio.get_running_loop()
+    asked = []
+
+    def receive():
+        asked.append(loop.create_future())
+        return asked[-1]
+
+    own, _ = Granian().websocket(receive, None)
+    tasks = [asyncio.ensure_future(own()) for _ in range(2)]
+    for number in range(2):
+        while len(asked) == number:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked[number].set_result({"type": "websocket.receive", "text": str(number)})
+    assert sorted(message["text"] for message in await asyncio.gather(*tasks)) == ["0", "1"]
