@@ -187,12 +187,14 @@ backend = RedisBackend(sys.argv[1] + "?max_connections=1", timeout=1.0)
 publish = lambda: isinstance(backend.publish_many([("a", b"j1")])[0], str)
 assert publish()
 # As if another thread published.
-with backend._share().turns, backend._lock:
+backend._share().turns.get()
+with backend._lock:
     child = os.fork()
     if not child:
         os._exit(publish() and publish())
     _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 1
+backend._share().turns.put(None)
 assert publish()
 """
 

@@ -642,8 +642,10 @@ def test_a_thread_that_never_has_its_turn_is_certainly_refused(server):
         thread.join()
     assert {type(result) for result in results} == {PublishRefused}
     # As if another thread published for as long.
-    with backend._share().turns:
-        (result,) = backend.publish_many([("a", encode(1))])
+    turns = backend._share().turns
+    turn = turns.get()
+    (result,) = backend.publish_many([("a", encode(1))])
+    turns.put(turn)
     assert "max_connections are busy" in str(result)
     backend.timeout = 2.0
     server.resume()

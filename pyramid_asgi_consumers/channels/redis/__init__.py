@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 import os
+import queue
 import random
 import re
 import secrets
@@ -199,6 +200,8 @@ CLOSED = "the connection was closed"
 
 # More than any process has; redis-py wants a number.
 MOST_CONNECTIONS = 2**31
+# As many connections are for more threads than any process has: none waits for its turn.
+MOST_TURNS = 100_000
 
 # How many commands go to Redis in one go.
 BATCH = 256
@@ -284,14 +287,14 @@ class RedisBackend:
             raise ValueError(f"the option max_connections is at least 1, not {most}")
         kind = _TIMED[options.pop("connection_class", Connection)]
         pool = ConnectionPool(kind, most or MOST_CONNECTIONS, **options)
-        return _Shared(pool, None if most is None else threading.Semaphore(most))
+        return _Shared(pool, most)
 
     @property
     def _pool(self) -> ConnectionPool:
         return self._share().pool
 
     @property
-    def _lock(self) -> threading.Lock:
+    def _lock(self) -> Any:
         return self._share().lock
 
     def _make_async_pool(self) -> AsyncConnectionPool:
@@ -326,18 +329,22 @@ class RedisBackend:
     def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> list[str | ChannelsError]:
         messages = list(messages)
         turns = self._share().turns
+        # A finalizer, or the handler of a signal, may publish in the midst of this.
+        before = _this_thread.deadline
         _this_thread.deadline = time.monotonic() + self.timeout
         try:
             if turns is None:
                 return self._publish_many(messages)
-            if not turns.acquire(timeout=self.timeout):
+            try:
+                turn = turns.get(timeout=self.timeout)
+            except queue.Empty:
                 return [_unreachable("max_connections are busy") for _ in messages]
             try:
                 return self._publish_many(messages)
             finally:
-                turns.release()
+                turns.put(turn)
         finally:
-            _this_thread.deadline = math.inf
+            _this_thread.deadline = before
 
     def _publish_many(self, messages: list[tuple[str, bytes]]) -> list[str | ChannelsError]:
         pool = self._pool
@@ -469,12 +476,18 @@ class RedisBackend:
 
 
 class _Shared:
-    # What threads share: connections, turns where those are limited, and a lock.
+    # What threads share: connections, turns where those are limited, and a lock. What interrupts a
+    # publish in its own thread may publish, so none of them may wait for their own thread, as a
+    # Semaphore does.
 
-    def __init__(self, pool: ConnectionPool, turns: threading.Semaphore | None) -> None:
+    def __init__(self, pool: ConnectionPool, most: int | None) -> None:
         self.pool = pool
-        self.turns = turns
-        self.lock = threading.Lock()
+        self.turns: queue.SimpleQueue[None] | None = None
+        if most is not None and most < MOST_TURNS:
+            self.turns = queue.SimpleQueue()
+            for _ in range(most):
+                self.turns.put(None)
+        self.lock = threading.RLock()
 
 
 class _ThisThread(threading.local):
