@@ -73,6 +73,16 @@ async def _left(receive: Receive) -> None:
         pass
 
 
+async def cancel_views(awaited: "set[asyncio.Task[Any]]", seconds: float) -> None:
+    """Cancel the tasks that :func:`run_on_loop` has made on this event loop, and that still run.
+
+    They are waited for ``seconds``, and a few at most.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [task for task in list(awaited) if task.get_loop() is loop]
+    await stubborn.end(tasks, min(seconds, stubborn.PATIENCE))
+
+
 def run_on_own_loop(awaitable: Awaitable[Any]) -> Any:
     """Run ``awaitable`` on an event loop made for it, in this thread; return its result.
 

@@ -23,7 +23,7 @@ from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
-from pyramid_asgi_consumers.async_views import SERVER
+from pyramid_asgi_consumers.async_views import SERVER, cancel_views
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.handshake.cookies import Cookies
 from pyramid_asgi_consumers.handshake.lanes import Lane
@@ -392,12 +392,13 @@ class Handshakes:
         raise error
 
     async def drain(self, timeout: float) -> None:
-        """Wait until no exchange is under way, at most ``timeout`` seconds."""
+        """Wait until no exchange is under way, at most ``timeout`` seconds; cancel async views."""
         if not await self.pool.drain(timeout):
             log.warning(
                 "Handshakes or run_in_request calls still run after %g s; they are left alone",
                 timeout,
             )
+            await cancel_views(self.awaited, timeout)
 
 
 class Admission:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from pyramid_asgi_consumers.channels.base import Event, Subscription
+from pyramid_asgi_consumers.exceptions import ChannelsError
 
 
 class Relay:
@@ -11,8 +12,8 @@ class Relay:
 
     While its body runs, events of ``subscription`` are sent to ``websocket``: bytes as binary
     messages, all other data as its JSON in text messages, just as it came. Where they cannot be,
-    since the client has left or the subscription has overflowed, the body is cancelled and that
-    error raised.
+    since the client has left, the subscription has overflowed or the channels were closed, the body
+    is cancelled and that error raised.
     """
 
     def __init__(self, websocket: Any, subscription: Subscription) -> None:
@@ -45,7 +46,9 @@ class Relay:
         if hasattr(self._body, "uncancel") and self._body.uncancel() and cancelled is not None:
             raise cancelled
         if exc is None or exc is cancelled:
-            raise self._task.exception() from None
+            # What has ended without an error was closed, as a backend is when its server stops.
+            error = self._task.exception() or ChannelsError("The channels were closed")
+            raise error from None
 
     async def _forward(self) -> None:
         async for item in self._subscription:

@@ -12,8 +12,8 @@ from typing import Any
 
 from asgiref.wsgi import WsgiToAsgi
 
-from pyramid_asgi_consumers import quirks, stubborn
-from pyramid_asgi_consumers.async_views import SERVER, Receive
+from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.async_views import SERVER, Receive, cancel_views
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.wsgi.body import has_no_body, read_body
@@ -142,9 +142,7 @@ class WSGIBridge(WsgiToAsgi):
         """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""
         if not await self.pool.drain(self.shutdown_timeout):
             log.warning("Views still run after %g s; they are left alone", self.shutdown_timeout)
-            loop = asyncio.get_running_loop()
-            tasks = [task for task in list(self.awaited) if task.get_loop() is loop]
-            await stubborn.end(tasks, min(self.shutdown_timeout, stubborn.PATIENCE))
+            await cancel_views(self.awaited, self.shutdown_timeout)
 
 
 async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:

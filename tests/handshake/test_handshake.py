@@ -780,6 +780,26 @@ async def test_a_server_that_stops_waits_for_handshakes_but_not_for_ever(config,
     assert (caplog.records, len(consumer.scopes)) == ([], 1)
 
 
+async def test_an_async_view_of_a_handshake_is_cancelled_when_a_server_stops(config):
+    began, ended = asyncio.Event(), []
+
+    async def forbidden(request):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    config.commit()
+    config.add_forbidden_view(forbidden)
+    app = config.make_asgi_app()
+    refused = asyncio.create_task(run(app, websocket_scope("/rooms/blue"), CONNECT))
+    await asyncio.wait_for(began.wait(), 20)
+    await app.handshakes.drain(0.01)
+    assert ended == [True]
+    assert (await refused)[0]["status"] == 500
+
+
 async def test_an_http_client_that_left_during_the_handshake_is_told_to_the_consumer(config):
     seen = []
 

@@ -9,7 +9,11 @@ from pyramid.response import Response
 
 from pyramid_asgi_consumers import WebSocket, WebSocketDisconnect
 from pyramid_asgi_consumers.channels import channels_of
-from pyramid_asgi_consumers.exceptions import ClientDisconnected, SubscriptionOverflow
+from pyramid_asgi_consumers.exceptions import (
+    ChannelsError,
+    ClientDisconnected,
+    SubscriptionOverflow,
+)
 from pyramid_asgi_consumers.testing import TestApp
 from tests.support.asgi import websocket_scope
 
@@ -104,6 +108,18 @@ async def test_a_client_that_has_left_ends_the_body(config):
                 ended.append(True)
     assert ended == [True]
     # The cancellation is over.
+    await asyncio.sleep(0)
+
+
+async def test_channels_that_are_closed_end_the_body(config):
+    client = Client(config)
+    await client.websocket.accept()
+    relay = client.websocket.relay("a")
+    with pytest.raises(ChannelsError, match="closed"):
+        async with relay:
+            # As a backend does that is closed.
+            relay._subscription.end()
+            await asyncio.Event().wait()
     await asyncio.sleep(0)
 
 
