@@ -205,6 +205,10 @@ async def test_connections_to_two_servers_are_given_up(server, other, forwarder,
         ),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
         ("no READONLY word", False),
+        ("this user has no permissions to run the 'evalsha' command", True),
+        # As Redis 6 says it.
+        ("this user has no permissions to run the 'eval' command or its subcommand", True),
+        ("ACL failure in script: User default has no permissions to run the 'zadd' command", False),
     ],
 )
 def test_what_says_that_a_server_is_not_the_one_to_talk_to(answer, is_elsewhere):
@@ -306,6 +310,26 @@ async def test_who_is_not_let_in_is_certainly_refused(password, answer, server):
             await channels.present("a")
     async with connected(server.url.replace("127", ":secret@127", 1)) as channels:
         await channels.publish("a", 1)
+
+
+async def test_rights_that_are_taken_away_are_an_outage(server, monkeypatch, caplog):
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    async with connected(server.url) as channels:
+        first = await channels.publish("a", 1)
+        async with channels.subscribe("a", presence="ann") as events:
+            server.client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
+            with pytest.raises(PublishRefused, match="no permissions"):
+                await channels.publish("a", 2)
+            await until(lambda: logged(caplog, "out of touch"))
+            async with channels.subscribe("a", since=first) as replayed:
+                server.client.execute_command("ACL", "SETUSER", "default", "+eval", "+evalsha")
+                await publish(channels, "a", 3)
+                for subscription in events, replayed:
+                    (event,) = await take(subscription, 1)
+                    assert event.data == 3
+                await until(lambda: logged(caplog, "in touch with Redis again"))
+    assert len(logged(caplog, "out of touch")) == 1
+    assert not logged(caplog, "Skipped")
 
 
 async def refuses(url):

@@ -1579,13 +1579,16 @@ def _check_url(url: str) -> None:
 
 def _is_elsewhere(error: BaseException | None) -> bool:
     # Whether the server says that it is not the one to talk to: after a failover it is a replica,
-    # or cut off from its replicas, or it starts, or has another password. A new connection may
-    # lead to the right one. Before Redis 7 the word stands within a script's error.
+    # or cut off from its replicas, or it starts, or has another password or other rights. A new
+    # connection may lead to the right one. Before Redis 7 the word stands within a script's error.
     return isinstance(
         error, (ReadOnlyError, MasterDownError, BusyLoadingError, AuthenticationError)
     ) or (
         isinstance(error, ResponseError)
-        and re.search(r"(?:^|-)(?:READONLY|MASTERDOWN|NOREPLICAS) ", str(error)) is not None
+        and re.search(
+            r"(?:^|-)(?:READONLY|MASTERDOWN|NOREPLICAS) |run the 'eval(?:sha)?' command", str(error)
+        )
+        is not None
     )
 
 
