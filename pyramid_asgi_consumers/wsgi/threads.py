@@ -293,7 +293,8 @@ def context_of(error: BaseException) -> contextvars.Context:
 
 def mark(error: BaseException, context: contextvars.Context) -> None:
     """Have :func:`context_of` give ``context`` for ``error``, in whichever task it is logged."""
-    setattr(error, _CONTEXT, context)
+    # An error may refuse to be changed, as a frozen dataclass does.
+    BaseException.__setattr__(error, _CONTEXT, context)
 
 
 _CONTEXT = "_context_of_its_thread"

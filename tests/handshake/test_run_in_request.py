@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 from pyramid.config import Configurator
@@ -162,6 +163,32 @@ async def test_it_comes_back_with_its_cause():
     config.add_asgi_consumer("/x", "websocket", consumer, permission=NO_PERMISSION_REQUIRED)
     await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
     assert seen == [cause]
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error whose attributes cannot be set."""
+
+    word: str
+
+
+async def test_an_error_that_cannot_be_changed_comes_back_as_it_is():
+    error, seen = Frozen("mine"), []
+
+    def fail(request):
+        raise error
+
+    async def consumer(scope, receive, send):
+        try:
+            await run_in_request(scope, fail)
+        except Exception as raised:
+            seen.append(raised)
+
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.add_asgi_consumer("/x", "websocket", consumer, permission=NO_PERMISSION_REQUIRED)
+    await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
+    assert seen == [error]
 
 
 async def test_it_comes_back_also_where_an_exception_view_answers(config):
