@@ -6,15 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
-from pyramid_asgi_consumers.channels import redis as module
 from pyramid_asgi_consumers.channels.base import encode
-from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.channels.redis import RedisBackend, hub, pages
 from tests.support.forwarder import Forwarder
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 
-SECONDS = 30
+SECONDS = 60
 
 
 @pytest.fixture
@@ -174,7 +173,7 @@ async def test_a_slow_network_is_waited_for_as_long_as_something_comes(server, f
 async def test_a_long_live_event_is_a_sign_of_life_all_along(
     server, forwarder, monkeypatch, caplog
 ):
-    monkeypatch.setattr(module, "BEAT", 0.3)
+    monkeypatch.setattr(hub, "BEAT", 0.3)
     async with connected(forwarder.url, timeout=0.5) as channels, channels.subscribe("a") as events:
         forwarder.pace = 600
         await asyncio.to_thread(publish, server, "a", [1], size=80_000)
@@ -183,7 +182,7 @@ async def test_a_long_live_event_is_a_sign_of_life_all_along(
 
 
 async def test_an_event_may_be_longer_than_a_page(server, monkeypatch):
-    monkeypatch.setattr(module, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(hub, "PAGE_BYTES", 1000)
     since, *_ = await asyncio.to_thread(publish, server, "a", range(5), size=5000)
     async with connected(server.url) as channels:
         assert await join(channels, since, 4) == [1, 2, 3, 4]
@@ -192,8 +191,8 @@ async def test_an_event_may_be_longer_than_a_page(server, monkeypatch):
 async def test_what_has_arrived_is_kept_when_a_network_stalls(
     server, forwarder, monkeypatch, caplog
 ):
-    monkeypatch.setattr(module, "PAGE", 10)
-    read = module._rows
+    monkeypatch.setattr(hub, "PAGE", 10)
+    read = pages.parse_rows
     arrived = []
 
     def count(*page):
@@ -201,7 +200,7 @@ async def test_what_has_arrived_is_kept_when_a_network_stalls(
         arrived.extend(position for position, _, _ in rows)
         return rows, end
 
-    monkeypatch.setattr(module, "_rows", count)
+    monkeypatch.setattr(hub, "parse_rows", count)
     since, *_ = await asyncio.to_thread(publish, server, "a", range(501))
     async with connected(forwarder.url, timeout=0.5) as channels:
         async with channels.subscribe("b") as live:
@@ -230,23 +229,23 @@ async def test_a_network_that_lets_nothing_through_is_an_outage(server, forwarde
 
 
 async def test_who_leaves_while_its_replay_is_read_leaves_nothing(server, monkeypatch):
-    monkeypatch.setattr(module, "AHEAD", 1)
+    monkeypatch.setattr(hub, "AHEAD", 1)
     since, *_ = await asyncio.to_thread(publish, server, "a", range(3))
-    page, release = module._page, asyncio.Event()
-    pages = []
+    page, release = pages.receive_page, asyncio.Event()
+    arrived = []
 
     async def page_late(connection):
-        pages.append(await page(connection))
+        arrived.append(await page(connection))
         await release.wait()
-        return pages[-1]
+        return arrived[-1]
 
     async with connected(server.url) as channels, channels.subscribe("steady") as steady:
-        monkeypatch.setattr(module, "_page", page_late)
+        monkeypatch.setattr(hub, "receive_page", page_late)
         leaving = [
             asyncio.ensure_future(channels.subscribe(name, since=since).__aenter__())
             for name in ("a", "b")
         ]
-        await until(lambda: pages and len(the_hub(channels)._first) == 1)
+        await until(lambda: arrived and len(the_hub(channels)._first) == 1)
         for task in leaving:
             task.cancel()
         await asyncio.wait(leaving)

@@ -8,9 +8,15 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
-from pyramid_asgi_consumers.channels import redis as module
 from pyramid_asgi_consumers.channels.base import encode
-from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.channels.redis import (
+    RedisBackend,
+    answers,
+    connections,
+    hub,
+    pages,
+    scripts,
+)
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.support.forwarder import Forwarder
 from tests.support.redis_server import RedisServer
@@ -124,7 +130,7 @@ async def test_after_a_failover_everything_is_at_the_new_master(server, other, f
 
 
 async def test_who_only_listens_finds_the_new_master(server, other, forwarder, monkeypatch):
-    monkeypatch.setattr(module, "BEAT", 0.2)
+    monkeypatch.setattr(hub, "BEAT", 0.2)
     await replicate(server, other)
     async with connected(forwarder.url) as channels, channels.subscribe("a") as events:
         await fail_over(server, other, forwarder)
@@ -167,7 +173,7 @@ async def test_threads_find_the_new_master_at_the_second_attempt(server, other, 
 
 
 async def test_subscriptions_at_a_replica_are_left_there(server, other, monkeypatch, caplog):
-    monkeypatch.setattr(module, "BEAT", 0.1)
+    monkeypatch.setattr(hub, "BEAT", 0.1)
     await replicate(server, other)
     async with connected(other.url) as channels, connected(server.url) as publisher:
         async with channels.subscribe("a") as events:
@@ -212,7 +218,7 @@ async def test_connections_to_two_servers_are_given_up(server, other, forwarder,
     ],
 )
 def test_what_says_that_a_server_is_not_the_one_to_talk_to(answer, is_elsewhere):
-    assert module._is_elsewhere(ResponseError(answer)) is is_elsewhere
+    assert answers.is_elsewhere(ResponseError(answer)) is is_elsewhere
 
 
 async def test_a_master_without_replicas_is_left_and_come_back_to(server):
@@ -254,12 +260,12 @@ async def test_a_replica_that_lost_its_master_and_says_nothing_stale_is_left(ser
         server.client.replicaof("127.0.0.1", 1)
         connection = channels.backend.make_subscriber()
         await connection.connect()
-        call = module._evaluations([(module.READ, (b"asgi:stream:a", "0-1", 1, 1))])
+        call = scripts.evaluations([(scripts.READ, (b"asgi:stream:a", "0-1", 1, 1))])
         await connection.send_packed_command(connection.pack_commands(call))
         with pytest.raises(ResponseError, match="Link with MASTER is down"):
-            await module._page(connection)
+            await pages.receive_page(connection)
         await connection.disconnect()
-        assert module._traffic(connection) == (0, 0)
+        assert connections.traffic_of(connection) == (0, 0)
         async with channels.subscribe("a", since=since) as events:
             await until(lambda: logged(caplog, "out of touch"))
             server.client.replicaof("NO", "ONE")
@@ -313,7 +319,7 @@ async def test_who_is_not_let_in_is_certainly_refused(password, answer, server):
 
 
 async def test_rights_that_are_taken_away_are_an_outage(server, monkeypatch, caplog):
-    monkeypatch.setattr(module, "BEAT", 0.05)
+    monkeypatch.setattr(hub, "BEAT", 0.05)
     async with connected(server.url) as channels:
         first = await channels.publish("a", 1)
         async with channels.subscribe("a", presence="ann") as events:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels
-from pyramid_asgi_consumers.channels import redis as module
 from pyramid_asgi_consumers.channels.base import Feed, Gap, encode, make_event, make_id
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.channels.redis import feeds, hub
 
 
 class Subscriber:
@@ -51,7 +51,7 @@ def test_a_feed_that_knows_nothing_yet_takes_the_first_event_as_it_is():
 
 
 def settled_feed():
-    feed = module._Feed("a", False)
+    feed = feeds.StreamFeed("a", False)
     feed.next_page()
     feed.take_page((1, 1), [], None)
     return feed
@@ -140,7 +140,7 @@ def test_a_feed_that_is_ahead_of_what_is_stored_has_a_gap_and_repeats_nothing():
 
 
 def test_more_than_is_held_is_read_again(monkeypatch):
-    monkeypatch.setattr(module, "HELD", 2)
+    monkeypatch.setattr(feeds, "HELD", 2)
     feed = settled_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
@@ -153,11 +153,11 @@ def test_more_than_is_held_is_read_again(monkeypatch):
 
 
 def test_a_reading_ends_with_a_gap_where_more_comes_than_can_be_read(monkeypatch):
-    monkeypatch.setattr(module, "HELD", 2)
+    monkeypatch.setattr(feeds, "HELD", 2)
     feed = settled_feed()
     subscriber = join(feed, since(1))
     head = at = 1
-    for _ in range(1 + module.FURTHER):
+    for _ in range(1 + feeds.FURTHER):
         feed.next_page()
         for number in range(head + 1, head + 6):
             feed.receive((1, number), event(number))
@@ -170,7 +170,7 @@ def test_a_reading_ends_with_a_gap_where_more_comes_than_can_be_read(monkeypatch
 
 
 def test_few_long_events_are_held(monkeypatch):
-    monkeypatch.setattr(module, "HELD_BYTES", 2)
+    monkeypatch.setattr(feeds, "HELD_BYTES", 2)
     feed = settled_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
@@ -182,7 +182,7 @@ def test_few_long_events_are_held(monkeypatch):
 
 
 def test_what_was_published_after_a_replay_began_counts_as_what_arrives_does(monkeypatch):
-    monkeypatch.setattr(module, "HELD", 1)
+    monkeypatch.setattr(feeds, "HELD", 1)
     feed = settled_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
@@ -258,7 +258,7 @@ def test_a_clock_that_is_put_back_keeps_no_event_back():
 
 
 def test_a_feed_forgets_what_was_published_in_an_epoch_that_is_gone():
-    feed = module._Feed("a", False)
+    feed = feeds.StreamFeed("a", False)
     feed.next_page()
     feed.take_page((5, 1), [], None)
     steady = join(feed, None)
@@ -314,15 +314,15 @@ def test_what_was_read_is_kept_when_the_connection_breaks():
 
 def test_a_gap_counts_what_a_subscriber_itself_has_missed():
     feed, subscriber = settled_feed(), Subscriber()
-    feed.joining[subscriber] = module._Joiner(reached=(1, 2))
+    feed.joining[subscriber] = feeds._Joiner(reached=(1, 2))
     feed.receive((1, 4), event(4))
     assert subscriber.items == [Gap("a", 1), event(4)]
 
 
 def test_a_gap_before_what_a_subscriber_has_seen_is_none_of_its_own():
     feed, ahead, level = settled_feed(), Subscriber(), Subscriber()
-    feed.joining[ahead] = module._Joiner(reached=(1, 5))
-    feed.joining[level] = module._Joiner(reached=(1, 3))
+    feed.joining[ahead] = feeds._Joiner(reached=(1, 5))
+    feed.joining[level] = feeds._Joiner(reached=(1, 3))
     feed.receive((1, 4), event(4))
     assert (ahead.items, level.items) == ([], [event(4)])
     feed.receive((1, 6), event(6))
@@ -331,7 +331,7 @@ def test_a_gap_before_what_a_subscriber_has_seen_is_none_of_its_own():
 
 def test_a_gap_that_nobody_can_count_is_everybodys():
     feed, subscriber = settled_feed(), Subscriber()
-    feed.joining[subscriber] = module._Joiner(reached=(1, 2))
+    feed.joining[subscriber] = feeds._Joiner(reached=(1, 2))
     feed.receive((2, 4), make_event("a", (2, 4), encode(4)))
     assert subscriber.items[0] == Gap("a", None)
 
@@ -355,18 +355,18 @@ async def test_who_has_stopped_waiting_is_not_woken():
     assert waiting.done()
 
 
-def hub():
+def lone_hub():
     """A hub without a connection."""
-    hub = object.__new__(module._Hub)
-    hub.feeds = {}
-    hub._backend = SimpleNamespace(redis_channel=str.encode)
-    hub._outage = None
-    hub._begin()
-    return hub
+    made = object.__new__(hub.Hub)
+    made.feeds = {}
+    made._backend = SimpleNamespace(redis_channel=str.encode)
+    made._outage = None
+    made._begin()
+    return made
 
 
 async def test_a_confirmation_of_a_channel_that_was_left_reads_nothing():
-    left = hub()
+    left = lone_hub()
     left._unconfirmed[b"a"] = 1
     left._confirm(b"a")
     assert not left._first
@@ -374,7 +374,7 @@ async def test_a_confirmation_of_a_channel_that_was_left_reads_nothing():
 
 
 async def test_a_page_from_another_server_than_the_subscribers_is_not_taken():
-    reading, feed = hub(), settled_feed()
+    reading, feed = lone_hub(), settled_feed()
     reading.feeds[b"a"] = feed
     reading._backend.stream = str.encode
     reading._life = b"one"
@@ -383,11 +383,11 @@ async def test_a_page_from_another_server_than_the_subscribers_is_not_taken():
 
 
 async def test_who_never_subscribed_leaves_nothing():
-    assert hub().detach(Subscriber()) == []
+    assert lone_hub().detach(Subscriber()) == []
 
 
 async def test_a_feed_that_is_settled_is_not_read_again_for_who_needs_no_replay():
-    reading, feed = hub(), settled_feed()
+    reading, feed = lone_hub(), settled_feed()
     feed.confirmed = True
     feed.published = (1, 5)
     feed.add(Subscriber(), None, in_touch=True)

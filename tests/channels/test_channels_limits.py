@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels
-from pyramid_asgi_consumers.channels import redis as module
-from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.channels.redis import RedisBackend, connections, deadlines, hub, pages
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.support.forwarder import Forwarder
 from tests.support.redis_server import RedisServer
@@ -49,14 +48,14 @@ async def take(events, count):
 
 @pytest.mark.parametrize("few", [True, False])
 async def test_a_page_is_no_longer_than_it_may_be_but_for_one_entry(few, server, monkeypatch):
-    monkeypatch.setattr(module, "PAGE_BYTES", 20_000)
-    read, lengths = module._rows, []
+    monkeypatch.setattr(hub, "PAGE_BYTES", 20_000)
+    read, lengths = pages.parse_rows, []
 
     def measured(feed, stream, index, payloads):
         lengths.append(len(payloads))
         return read(feed, stream, index, payloads)
 
-    monkeypatch.setattr(module, "_rows", measured)
+    monkeypatch.setattr(hub, "parse_rows", measured)
     async with connected(server.url) as channels:
         sizes = [1] if few else [1] * 100
         sizes += [100_000] * 20 + [3000] * 20 + [1] * 50
@@ -74,12 +73,12 @@ async def test_a_page_is_no_longer_than_it_may_be_but_for_one_entry(few, server,
 
 async def test_a_connection_that_comes_with_a_cancellation_is_released(server):
     backend = RedisBackend(server.url)
-    connections = module._Connections(backend._make_async_pool(), backend.timeout)
-    pool = connections._pool
+    kept = connections.Connections(backend._make_async_pool(), backend.timeout)
+    pool = kept._pool
     taken = []
 
     async def take_one():
-        async with connections.take():
+        async with kept.take():
             taken.append(1)
 
     await take_one()
@@ -91,7 +90,7 @@ async def test_a_connection_that_comes_with_a_cancellation_is_released(server):
         await asyncio.wait([task])
         assert not pool._in_use_connections
     assert len(pool._available_connections) <= 2 and len(taken) > 1
-    await connections.aclose()
+    await kept.aclose()
 
 
 async def test_whoever_is_cancelled_twice_has_ended_what_it_waited_for():
@@ -105,7 +104,7 @@ async def test_whoever_is_cancelled_twice_has_ended_what_it_waited_for():
             await may_end.wait()
             ended.append(1)
 
-    waiting = asyncio.ensure_future(module._within(SECONDS, slow()))
+    waiting = asyncio.ensure_future(connections.within(SECONDS, slow()))
     await begun.wait()
     for _ in range(3):
         waiting.cancel()
@@ -156,12 +155,12 @@ async def test_a_thread_is_held_no_longer_than_the_timeout_though_bytes_trickle(
 def test_a_socket_waits_until_the_threads_deadline(monkeypatch):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        timed = module._TimedSocket(ours)
+        timed = deadlines._TimedSocket(ours)
         theirs.sendall(b"one two")
         assert timed.recv(3) == b"one"
         part = bytearray(4)
         assert (timed.recv_into(part), part) == (4, b" two")
-        monkeypatch.setattr(module._this_thread, "deadline", 0.0)
+        monkeypatch.setattr(deadlines.this_thread, "deadline", 0.0)
         for use in (lambda: timed.recv(1), lambda: timed.sendall(b"x")):
             with pytest.raises(TimeoutError):
                 use()
@@ -174,9 +173,9 @@ def test_all_addresses_of_a_server_share_the_threads_time(monkeypatch):
     backend = RedisBackend("redis://localhost/0", timeout=2.0)
     connection = backend._pool.make_connection()
     assert connection.socket_connect_timeout is None
-    monkeypatch.setattr(module._this_thread, "deadline", time.monotonic() + 1)
+    monkeypatch.setattr(deadlines.this_thread, "deadline", time.monotonic() + 1)
     assert connection.socket_connect_timeout <= 1
-    monkeypatch.setattr(module._this_thread, "deadline", time.monotonic())
+    monkeypatch.setattr(deadlines.this_thread, "deadline", time.monotonic())
     assert connection.socket_connect_timeout == 0.001
 
 

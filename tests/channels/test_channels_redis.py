@@ -14,9 +14,15 @@ from pyramid.exceptions import ConfigurationError
 from redis import Redis
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
-from pyramid_asgi_consumers.channels import redis as module
 from pyramid_asgi_consumers.channels.base import encode
-from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.channels.redis import (
+    RedisBackend,
+    commands,
+    connections,
+    hub,
+    pages,
+    scripts,
+)
 from pyramid_asgi_consumers.exceptions import (
     ChannelsError,
     InvalidEvent,
@@ -334,7 +340,7 @@ async def test_a_thread_publishes_no_second_copy(server):
 
 @pytest.mark.parametrize("presence", [None, "ann"])
 async def test_a_silent_connection_is_given_up(presence, server, monkeypatch, caplog):
-    monkeypatch.setattr(module, "BEAT", 0.2)
+    monkeypatch.setattr(hub, "BEAT", 0.2)
     async with connected(server, timeout=0.5, history=10) as channels:
         async with channels.subscribe("a", presence=presence) as events:
             await asyncio.sleep(0.5)
@@ -502,13 +508,13 @@ async def test_a_message_on_a_channel_that_was_just_left_is_nobodys(server):
 
 async def test_an_error_that_nobody_expects_is_logged_and_survived(server, monkeypatch, caplog):
     async with connected(server, history=10) as channels, channels.subscribe("a") as events:
-        receive = module._Hub._receive
+        receive = hub.Hub._receive
 
-        def fail(hub, channel, message):
-            monkeypatch.setattr(module._Hub, "_receive", receive)
+        def fail(served, channel, message):
+            monkeypatch.setattr(hub.Hub, "_receive", receive)
             raise LookupError("a defect")
 
-        monkeypatch.setattr(module._Hub, "_receive", fail)
+        monkeypatch.setattr(hub.Hub, "_receive", fail)
         await channels.publish("a", 1)
         assert (await take(events, 1))[0].data == 1
         (record,) = logged(caplog, "out of touch")
@@ -684,7 +690,7 @@ async def test_a_burst_leaves_a_quick_subscriber_its_turn(server):
 
 
 async def test_what_arrives_while_the_head_is_read_is_delivered_after_it(server, monkeypatch):
-    page = module._page
+    page = pages.receive_page
     late = iter(["feed", "replay"])
 
     async with connected(server, history=10) as channels:
@@ -698,7 +704,7 @@ async def test_what_arrives_while_the_head_is_read_is_delivered_after_it(server,
             return reply
 
         since = await channels.publish("a", "first")
-        monkeypatch.setattr(module, "_page", page_late)
+        monkeypatch.setattr(hub, "receive_page", page_late)
         async with channels.subscribe("a") as events:
             assert (await take(events, 1))[0].data == "feed"
             async with channels.subscribe("a", since=since) as replayed:
@@ -707,14 +713,14 @@ async def test_what_arrives_while_the_head_is_read_is_delivered_after_it(server,
 
 
 async def test_what_a_replay_was_ahead_of_is_not_repeated(server, monkeypatch):
-    receive = module._Hub._receive
+    receive = hub.Hub._receive
     delayed = []
     async with connected(server, history=10) as channels, channels.subscribe("a") as steady:
-        monkeypatch.setattr(module._Hub, "_receive", lambda *message: delayed.append(message))
+        monkeypatch.setattr(hub.Hub, "_receive", lambda *message: delayed.append(message))
         ids = [await channels.publish("a", number) for number in range(3)]
         async with channels.subscribe("a", since=ids[0]) as events:
             await until(lambda: len(delayed) == 3)
-            monkeypatch.setattr(module._Hub, "_receive", receive)
+            monkeypatch.setattr(hub.Hub, "_receive", receive)
             for message in delayed:
                 receive(*message)
             await channels.publish("a", 3)
@@ -724,15 +730,15 @@ async def test_what_a_replay_was_ahead_of_is_not_repeated(server, monkeypatch):
 
 
 async def test_what_was_published_before_is_not_for_who_subscribes_then(server, monkeypatch):
-    receive = module._Hub._receive
+    receive = hub.Hub._receive
     delayed = []
     async with connected(server) as channels, channels.subscribe("a"):
-        monkeypatch.setattr(module._Hub, "_receive", lambda *message: delayed.append(message))
+        monkeypatch.setattr(hub.Hub, "_receive", lambda *message: delayed.append(message))
         await channels.publish("a", "before")
         await asyncio.to_thread(channels.backend.publish_many, [("a", encode("before"))])
         async with channels.subscribe("a") as events:
             await until(lambda: len(delayed) == 2)
-            monkeypatch.setattr(module._Hub, "_receive", receive)
+            monkeypatch.setattr(hub.Hub, "_receive", receive)
             for message in delayed:
                 receive(*message)
             await channels.publish("a", "after")
@@ -740,7 +746,7 @@ async def test_what_was_published_before_is_not_for_who_subscribes_then(server, 
 
 
 async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch):
-    confirm = module._Hub._confirm
+    confirm = hub.Hub._confirm
     wanted = []
 
     def count(hub, redis_channel):
@@ -748,7 +754,7 @@ async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch
         wanted.append(len(hub._first))
 
     async with connected(server) as channels, channels.subscribe("other"):
-        monkeypatch.setattr(module._Hub, "_confirm", count)
+        monkeypatch.setattr(hub.Hub, "_confirm", count)
         server.pause()
         given_up = asyncio.ensure_future(channels.subscribe("a").__aenter__())
         await asyncio.sleep(0)
@@ -767,18 +773,18 @@ async def test_only_the_last_of_several_confirmations_counts(server, monkeypatch
 
 async def test_commands_that_wait_are_given_up_at_the_end(server):
     backend = RedisBackend(server.url, timeout=2.0)
-    connections = module._Connections(backend._make_async_pool(), backend.timeout)
-    commands = module._Commands(connections, backend.timeout)
+    kept = connections.Connections(backend._make_async_pool(), backend.timeout)
+    running = commands.Commands(kept, backend.timeout)
     server.pause()
     try:
-        first = commands.submit(module.LEAVE, b"a", b"b")
-        await until(lambda: not commands._waiting)
-        second = commands.submit(module.LEAVE, b"a", b"c")
-        await commands.aclose()
+        first = running.submit(scripts.LEAVE, b"a", b"b")
+        await until(lambda: not running._waiting)
+        second = running.submit(scripts.LEAVE, b"a", b"c")
+        await running.aclose()
     finally:
         server.resume()
     assert isinstance(first.future.exception(), PublishRefused)
     assert isinstance(second.future.exception(), PublishRefused)
-    await commands.aclose()
-    await connections.aclose()
-    await module._Connections(backend._make_async_pool(), backend.timeout).aclose()
+    await running.aclose()
+    await kept.aclose()
+    await connections.Connections(backend._make_async_pool(), backend.timeout).aclose()

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from pyramid_asgi_consumers.channels import redis as module
-from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.channels.redis import RedisBackend, blocking
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -101,7 +100,7 @@ def test_what_interrupts_a_publish_takes_its_deadline_from_nobody(server):
 
 
 def test_a_limit_beyond_all_threads_is_none():
-    most = module.MOST_TURNS
+    most = blocking.MOST_TURNS
     assert RedisBackend(f"redis://localhost/0?max_connections={most}")._share().turns is None
     limited = RedisBackend(f"redis://localhost/0?max_connections={most - 1}")
     assert limited._share().turns.qsize() == most - 1

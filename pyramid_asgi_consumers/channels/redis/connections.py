@@ -1,0 +1,105 @@
+"""Connections on an event loop, and waiting on them as long as something moves."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from redis.asyncio import ConnectionPool as AsyncConnectionPool
+from redis.asyncio.connection import Connection as AsyncConnection
+from redis.exceptions import RedisError
+
+# More than any process has; redis-py wants a number.
+MOST_CONNECTIONS = 2**31
+# In how many steps a timeout passes; what moves meanwhile is seen at each.
+STEPS = 5
+
+
+class Connections:
+    # Connections for some exchanges each; in between they are kept.
+
+    def __init__(self, pool: AsyncConnectionPool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._shutdown: AsyncGenerator[None, None] | None = None
+
+    @asynccontextmanager
+    async def take(self) -> AsyncGenerator[AsyncConnection, None]:
+        if self._shutdown is None:
+            self._shutdown = self._until_shutdown()
+            await self._shutdown.__anext__()
+        getting = asyncio.ensure_future(self._pool.get_connection())
+        try:
+            connection = await within(self._timeout, getting)
+        except BaseException:
+            # A cancellation may have come with the connection.
+            if not getting.cancelled() and getting.exception() is None:
+                await self._pool.release(getting.result())
+            raise
+        try:
+            yield connection
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def leave_server(self) -> None:
+        # What cannot be closed in time is dropped all the same.
+        with suppress(RedisError):
+            await self._pool.disconnect(inuse_connections=False)
+
+    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
+        # An event loop that shuts down finishes its asynchronous generators: nobody else would
+        # tell, where no lifespan is run.
+        try:
+            yield
+        finally:
+            await self._pool.disconnect()
+
+    async def aclose(self) -> None:
+        if self._shutdown is not None:
+            await self._shutdown.aclose()
+
+
+class _Reader(asyncio.StreamReader):
+    # Counts what arrives, of which redis-py tells only when a reply is complete.
+    arrived = 0
+
+    def feed_data(self, data: bytes) -> None:
+        self.arrived += 1
+        super().feed_data(data)
+
+
+def traffic_of(connection: AsyncConnection) -> tuple[int, int]:
+    # Changes whenever something arrives, or goes.
+    reader, writer = connection._reader, connection._writer
+    if reader is None:
+        return 0, 0
+    # It was made by asyncio, which offers no other way to watch it.
+    reader.__class__ = _Reader
+    return reader.arrived, writer.transport.get_write_buffer_size()
+
+
+async def within(
+    seconds: float, awaited: Awaitable[Any], connection: AsyncConnection | None = None
+) -> Any:
+    # Within as much time altogether, or without as much time in which nothing moves on the
+    # connection. asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with
+    # the result. What was awaited is done, or cancelled and done, when this returns.
+    task = asyncio.ensure_future(awaited)
+    waited, traffic = 0, None
+    try:
+        while waited < STEPS:
+            await asyncio.wait([task], timeout=seconds / STEPS)
+            if task.done():
+                return task.result()
+            before, traffic = traffic, None if connection is None else traffic_of(connection)
+            waited = waited + 1 if traffic == before else 1
+        raise asyncio.TimeoutError(f"no answer within {seconds:g} seconds")
+    finally:
+        task.cancel()
+        while not task.done():
+            # Who is cancelled once more is on the way out already.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
