@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 _SERVERS = re.compile(r"\b(?:granian|gunicorn|hypercorn|uvicorn)\b")
 _WORKERS = re.compile(r"(?:--workers[= ]|-w[= ]?)([0-9]+)(?: |$)")
@@ -17,8 +18,14 @@ def workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     A worker has the arguments of its server. What stands in a server's configuration file is not
     seen.
     """
-    if not argv or not _SERVERS.search(argv[0]):
+    if not argv or not _SERVERS.search(_program(argv[0])):
         return 1
     told = _WORKERS.findall(" ".join(argv[1:]))
     told += [environ[name] for name in _VARIABLES if environ.get(name, "").isdigit()]
     return int(told[0]) if told else 1
+
+
+def _program(path: str) -> str:
+    # Of python -m it is a file in the package.
+    program = PurePath(path)
+    return program.parent.name if program.name == "__main__.py" else program.name

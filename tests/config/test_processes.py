@@ -23,6 +23,8 @@ from tests.support.servers import COMMANDS, running
         ("/venv/bin/granian app:app", {"GRANIAN_WORKERS": "2"}, 2),
         ("/venv/bin/daphne -w 2 app:app", {}, 1),
         ("/venv/bin/pytest --workers 2", {"WEB_CONCURRENCY": "5"}, 1),
+        ("/uvicorn-demo/bin/pserve app.ini", {"WEB_CONCURRENCY": "5"}, 1),
+        ("/granian/app/__main__.py", {"WEB_CONCURRENCY": "5"}, 1),
         ("", {"WEB_CONCURRENCY": "5"}, 1),
     ],
 )
