@@ -9,6 +9,7 @@ import pytest
 from pyramid.httpexceptions import HTTPConflict
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import (
     InvalidJSON,
@@ -507,6 +508,27 @@ class Deaf:
 
     async def send(self, message):
         self.sent.append(message)
+
+
+async def test_a_server_that_gave_the_handshake_up_as_it_was_accepted_has_no_client(caplog):
+    class GivesUp(quirks.Server):
+        def has_left(self, send):
+            return True
+
+    server = Deaf(CONNECT)
+    scope = websocket_scope(**{quirks.SERVED_BY: GivesUp()})
+    await endpoint(accept_and_send).websocket(scope, server.receive, server.send)
+    assert server.sent == [{"type": "websocket.accept"}]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("body", ["text", None])
+async def test_a_body_that_is_no_bytes_is_the_consumer_s_failure(body, caplog):
+    app = sends({"type": "http.response.body", "body": body})
+    assert (await run(endpoint(app, "http").http, http_scope()))[0]["status"] == 500
+    assert f"http consumer /x (app) must send bytes as body, not {type(body).__name__}" in str(
+        caplog.records[0].exc_info[1]
+    )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.exceptions import LifespanError
-from pyramid_asgi_consumers.lifespan import Lifespan, running, starts_nothing
+from pyramid_asgi_consumers.lifespan import ENTERS_NONE, Lifespan, running, starts_nothing
 from pyramid_asgi_consumers.raised import COUNTED
 
 
@@ -227,6 +227,18 @@ async def test_an_application_that_goes_on_when_it_is_cancelled_is_left_alone(mo
     await app.task
 
 
+async def test_an_application_that_was_cancelled_with_its_event_loop_is_no_error():
+    async def app(scope, receive, send):
+        app.task = asyncio.current_task()
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+
+    async with running(app):
+        app.task.cancel()
+    assert app.task.cancelled()
+
+
 async def test_no_task_is_left_when_the_body_fails():
     async def app(scope, receive, send):
         await receive()
@@ -303,6 +315,15 @@ def test_one_warning_says_so_however_many_event_loops_there_are(caplog):
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith("No lifespan came before the first connection")
+
+
+async def test_a_connection_that_enters_no_contexts_uses_those_that_are_there(caplog):
+    happened = []
+    lifespan = Lifespan(None, [context("a", happened, {"x": 1})], drained)
+    run = await lifespan.start({ENTERS_NONE: True})
+    assert (run.state, happened, lifespan.runs, caplog.messages) == ({}, [], {}, [])
+    async with running(lifespan):
+        assert (await lifespan.start({ENTERS_NONE: True})).state == {"x": 1}
 
 
 def test_what_starts_nothing_is_no_reason_to_start_or_to_warn(caplog):

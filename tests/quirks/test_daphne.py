@@ -6,7 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.quirks.daphne import Daphne, end_where_cancelled
+from pyramid_asgi_consumers.quirks.daphne import (
+    Daphne,
+    UnknownDaphne,
+    drain,
+    end_where_cancelled,
+)
 from tests.support import clients
 from tests.support.servers import running, wait_until
 
@@ -80,6 +85,166 @@ def test_a_response_that_daphne_refused_can_begin_anew_until_it_was_written(writ
     protocol = SimpleNamespace(_response_started=True, startedWriting=written, responseHeaders={})
     Daphne(protocol).refused(None)
     assert protocol._response_started is started
+
+
+class Protocol:
+    """One of Daphne's, as far as a response, or an open websocket, needs it."""
+
+    STATE_CONNECTING, STATE_OPEN, STATE_CLOSING = range(3)
+
+    def __init__(self, state=STATE_OPEN):
+        self.state = state
+        self.channel = self
+        self.websocket_protocols = ["chat"]
+        self.producers = []
+        self.handled = []
+
+    def registerProducer(self, producer, streaming):
+        self.producers.append(producer)
+
+    def unregisterProducer(self):
+        self.producers.append(None)
+
+    def handle_reply(self, message):
+        self.handled.append(message)
+
+    def sendCloseFrame(self, *close):
+        self.handled.append(close)
+
+    def serverAccept(self, accept):
+        self.handled.append(accept)
+
+
+CHUNK = {"type": "http.response.body", "body": b"x", "more_body": True}
+LAST = {"type": "http.response.body", "body": b"x"}
+
+
+async def blocked(sending):
+    """The task of ``sending``, which has come as far as it does by itself."""
+    task = asyncio.ensure_future(sending)
+    await asyncio.wait([task], timeout=0.01)
+    assert not task.done()
+    return task
+
+
+async def test_a_response_by_daphne_waits_while_the_transport_is_full():
+    protocol, sent = Protocol(), []
+
+    async def send(message):
+        sent.append(message)
+
+    daphne = Daphne(protocol)
+    paced = daphne.paced(send)
+    assert daphne.paced(send) is send
+    await paced(CHUNK)
+    (pace,) = protocol.producers
+    pace.pauseProducing()
+    sending = await blocked(paced(CHUNK))
+    pace.resumeProducing()
+    await sending
+    await paced(LAST)
+    assert (sent, protocol.producers) == ([CHUNK, CHUNK, LAST], [pace, None])
+
+
+async def test_a_short_response_by_daphne_needs_no_pace():
+    protocol, sent = Protocol(), []
+
+    async def send(message):
+        sent.append(message)
+
+    await Daphne(protocol).paced(send)(LAST)
+    assert (sent, protocol.producers) == ([LAST], [])
+
+
+async def test_a_response_by_daphne_whose_connection_is_gone_waits_for_nothing():
+    protocol, sent = Protocol(), []
+    protocol.channel = None
+
+    async def send(message):
+        sent.append(message)
+
+    paced = Daphne(protocol).paced(send)
+    await paced(CHUNK)
+    await paced(LAST)
+    assert (sent, protocol.producers) == ([CHUNK, LAST], [])
+
+
+async def test_a_websocket_of_daphne_waits_while_the_transport_is_full_and_until_it_closes():
+    protocol, sent = Protocol(Protocol.STATE_CONNECTING), []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    daphne = Daphne(protocol)
+    receive, own = daphne.websocket(print, send)
+    # An application of ours that is around this one has the same pace.
+    assert daphne.websocket(receive, send)[1].args[0] is own.args[0]
+    await own({"type": "websocket.accept"})
+    assert (receive, protocol.producers) == (print, [])
+    await own({"type": "websocket.send", "text": "x"})
+    await own({"type": "websocket.send", "text": "x"})
+    away, pace = protocol.producers
+    assert away is None
+    pace.pauseProducing()
+    sending = await blocked(own({"type": "websocket.send", "text": "x"}))
+    # Autobahn drops the connection.
+    protocol.unregisterProducer()
+    await sending
+    assert protocol.producers == [None, pace, None]
+    protocol.state = Protocol.STATE_CLOSING
+    with pytest.raises(OSError, match="The websocket is closed"):
+        await own({"type": "websocket.send", "text": "late"})
+    assert sent == ["websocket.accept"] + 3 * ["websocket.send"]
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "handled"),
+    [
+        (
+            Protocol.STATE_CONNECTING,
+            {"type": "websocket.accept", "subprotocol": "chat", "headers": [(b"x-a", b"1")]},
+            ("chat", {"x-a": ["1"]}),
+        ),
+        (Protocol.STATE_CONNECTING, {"type": "websocket.accept"}, (None, {})),
+        (Protocol.STATE_OPEN, {"type": "websocket.close"}, (1000, b"")),
+        (
+            Protocol.STATE_OPEN,
+            {"type": "websocket.close", "code": 1011, "reason": "Fehler"},
+            (1011, b"Fehler"),
+        ),
+        (Protocol.STATE_CLOSING, {"type": "websocket.close"}, {"type": "websocket.close"}),
+        (Protocol.STATE_OPEN, {"type": "websocket.send"}, {"type": "websocket.send"}),
+    ],
+)
+def test_what_daphne_does_not_send_is_sent(state, message, handled):
+    protocol = Protocol(state)
+    Daphne(protocol)._handle_reply(message)
+    assert protocol.handled == [handled]
+
+
+def test_where_daphne_s_protocol_is_not_found_nobody_knows_who_states_the_root_path():
+    assert UnknownDaphne().root_path({"root_path": "/evil"}) == ""
+
+
+@pytest.mark.parametrize("seconds", [20, 0.05])
+async def test_daphne_waits_for_requests_and_closes_websockets_as_it_stops(seconds):
+    """With little time those that are under way are cancelled."""
+    until_closed, until_cancelled = Protocol(), Protocol(None)
+    closed = asyncio.Event()
+    until_closed.sendCloseFrame = lambda code: closed.set()
+    application = asyncio.ensure_future(closed.wait())
+    forever = asyncio.ensure_future(asyncio.Event().wait())
+    under_way = {until_closed: {"application_instance": application}}
+    if seconds < 1:
+        under_way[until_cancelled] = {"application_instance": forever}
+    under_way[Protocol(None)] = {"disconnected": True}
+    server = SimpleNamespace(application_close_timeout=seconds, connections=under_way)
+    application.add_done_callback(lambda _: under_way[until_closed].update(disconnected=True))
+    await drain(server, SimpleNamespace(getWriters=list))
+    assert application.done() and not application.cancelled()
+    assert forever.done() is (seconds < 1)
+    forever.cancel()
+    await asyncio.wait([forever])
 
 
 @pytest.mark.parametrize("finished", [False, True])

@@ -79,3 +79,24 @@ async def test_two_tasks_that_receive_on_granian_have_a_message_each():
         await asyncio.sleep(0)
         asked[number].set_result({"type": "websocket.receive", "text": str(number)})
     assert sorted(message["text"] for message in await asyncio.gather(*tasks)) == ["0", "1"]
+
+
+async def test_a_message_that_comes_after_a_receive_on_granian_was_cancelled_is_kept():
+    loop = asyncio.get_running_loop()
+    asked = []
+
+    def receive():
+        asked.append(loop.create_future())
+        return asked[-1]
+
+    own, _ = Granian().websocket(receive, None)
+    waiting = asyncio.ensure_future(own())
+    while not asked:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    asked[0].set_result({"type": "websocket.receive", "text": "kept"})
+    # Granian calls its callback before anybody asks again.
+    await asyncio.sleep(0)
+    assert await own() == {"type": "websocket.receive", "text": "kept"}
+    assert len(asked) == 1

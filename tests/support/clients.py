@@ -61,19 +61,16 @@ def get(
     """One request on a connection of its own. An iterable ``body`` is sent in chunks."""
     connection = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
     answer = Answer(None, http.client.HTTPMessage(), b"", False)
-    try:
+    # What had come before a reset is lost.
+    with contextlib.closing(connection), contextlib.suppress(ConnectionResetError):
         connection.request(method, path, body=body, headers=dict(headers or {}))
         with connection.getresponse() as response:
             answer.status, answer.headers = response.status, response.headers
-            answer.body = response.read()
-            answer.whole = True
-    except http.client.IncompleteRead as error:
-        answer.body = error.partial
-    except ConnectionResetError:
-        # What had come before the reset is lost.
-        pass
-    finally:
-        connection.close()
+            try:
+                answer.body = response.read()
+                answer.whole = True
+            except http.client.IncompleteRead as error:
+                answer.body = error.partial
     return answer
 
 

@@ -1,6 +1,7 @@
 """WSGI applications to serve, and what their tests wait for."""
 
 import asyncio
+import threading
 
 from tests.support.asgi import http_scope
 
@@ -72,6 +73,18 @@ class Exchange:
         await asyncio.wait([self.task], timeout=20)
         assert self.task.cancelled()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class Idle(list):
+    """The idle threads of a crew; ``fallen`` counts how many have become so."""
+
+    def __init__(self):
+        super().__init__()
+        self.fallen = threading.Semaphore(0)
+
+    def append(self, bell):
+        super().append(bell)
+        self.fallen.release()
 
 
 def path_tween(handler, registry):

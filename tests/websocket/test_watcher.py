@@ -814,6 +814,21 @@ async def test_a_server_that_cancels_besides_is_passed_on():
     assert serving.cancelled() is (sys.version_info >= (3, 11))
 
 
+async def test_requests_that_run_side_by_side_are_looked_at_together():
+    sweep = Sweep()
+    servers = [Server(EMPTY), Server(EMPTY)]
+    running = [
+        asyncio.ensure_future(
+            RequestWatcher({"headers": []}, server.receive, sweep).run(asyncio.Event().wait())
+        )
+        for server in servers
+    ]
+    await until(lambda: [server.asked for server in servers] == [2, 2])
+    for server in servers:
+        server.put(GONE)
+    await asyncio.wait_for(asyncio.gather(*running), 20)
+
+
 async def test_a_consumer_that_goes_on_to_send_to_nobody_is_cancelled(caplog):
     async def func(watching):
         assert await watching.receive() == GONE

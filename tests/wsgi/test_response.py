@@ -18,7 +18,7 @@ from pyramid_asgi_consumers.wsgi import response as response_module
 from pyramid_asgi_consumers.wsgi.response import AHEAD, Ahead, FileWrapper, Response
 from pyramid_asgi_consumers.wsgi.threads import Settler
 from tests.support.asgi import body_of, http_scope, run
-from tests.support.wsgi import DISCONNECT, Closing, Exchange, answers, request, wait_until
+from tests.support.wsgi import DISCONNECT, Closing, Exchange, Idle, answers, request, wait_until
 
 KIB = 1024
 
@@ -835,10 +835,10 @@ async def test_a_file_that_is_there_when_its_request_is_cancelled_is_closed():
     bridge = WSGIBridge(app)
     exchange = Exchange(bridge)
     await wait_until(lambda: bridge.pool._crew and bridge.pool._crew.threads)
+    bridge.pool._crew.idle = idle = Idle()
     release.set()
     # The loop does nothing meanwhile, so that the task does not yet know.
-    while not bridge.pool._crew.idle:
-        threading.Event().wait(0.01)
+    assert idle.fallen.acquire(timeout=20)
     await exchange.cancel()
     assert await bridge.pool.drain(20)
     assert files[0].closed

@@ -17,7 +17,7 @@ from pyramid_asgi_consumers.wsgi.threads import (
     context_of,
     mark,
 )
-from tests.support.wsgi import wait_until
+from tests.support.wsgi import Idle, wait_until
 
 
 def threads_of(pool):
@@ -207,17 +207,24 @@ async def test_without_any_thread_the_job_is_refused(pool):
 
 def test_a_job_that_relied_on_a_thread_that_cannot_be_started_wakes_an_idle_one(monkeypatch):
     crew = Crew(3, "failing")
-    started, hold, done = threading.Event(), threading.Event(), threading.Event()
+    crew.idle = Idle()
+    hold, done = threading.Event(), threading.Event()
     both = threading.Barrier(3)
+    begun = threading.Semaphore(0)
+
+    def job():
+        begun.release()
+        both.wait(20)
+
     for _ in range(2):
-        crew.submit(partial(both.wait, 20))
-        crew.waking = False
+        crew.submit(job)
+        assert begun.acquire(timeout=20)
     both.wait(20)
 
     def start(thread):
         # Both threads have fallen idle, and a job has come that has woken none of them.
-        while len(crew.idle) < 2:
-            started.wait(0.01)
+        for _ in range(2):
+            assert crew.idle.fallen.acquire(timeout=20)
         crew.submit(done.set)
         assert crew.waking
         raise RuntimeError("can't start new thread")
