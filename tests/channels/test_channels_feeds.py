@@ -14,6 +14,7 @@ from pyramid_asgi_consumers.channels.redis import feeds, hub
 class Subscriber:
     channels = ("a",)
     presence = None
+    since = {}
 
     def __init__(self):
         self.replayed = []
@@ -361,6 +362,8 @@ def lone_hub():
     made.feeds = {}
     made._backend = SimpleNamespace(redis_channel=str.encode)
     made._outage = None
+    made._attempt = 0
+    made._closed = False
     made._begin()
     return made
 
