@@ -337,6 +337,22 @@ def test_a_gap_that_nobody_can_count_is_everybodys():
     assert subscriber.items[0] == Gap("a", None)
 
 
+def test_who_subscribed_while_redis_was_out_of_touch_has_a_gap():
+    feed = feeds.StreamFeed("a", True)
+    subscriber = join(feed, None)
+    feed.next_page()
+    feed.take_page((1, 7), [], None)
+    assert (subscriber.items, feed.last) == ([Gap("a", None)], (1, 7))
+
+
+def test_who_comes_from_the_same_place_shares_a_page():
+    feed = settled_feed()
+    subscribers = [join(feed, since(0)) for _ in "ab"]
+    feed.next_page()
+    feed.take_page((1, 2), rows(1, 2), (1, 2))
+    assert [numbers(subscriber) for subscriber in subscribers] == [[1, 2]] * 2
+
+
 def test_a_reading_that_nobody_waits_for_is_given_up():
     feed = settled_feed()
     subscriber = join(feed, since(1))

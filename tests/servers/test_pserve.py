@@ -208,7 +208,7 @@ def failure(name, directory, options, environ=None):
         env={**os.environ, **(environ or {})},
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=6 * DEADLINE,
     )
     assert done.returncode == 1
     return done.stderr.splitlines()[-1]
@@ -408,7 +408,9 @@ def test_a_pipeline_or_a_composite_is_refused(kind, tmp_path):
     text = ini.read_text().replace("[app:main]", "[app:app]")
     ini.write_text(f"{text}\n[{kind}:main]\n{around[kind]}\n")
     command = [sys.executable, "-W", "ignore", "-m", "pyramid.scripts.pserve", str(ini)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=DEADLINE)
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=6 * DEADLINE
+    )
     assert done.returncode == 1
     message = done.stderr.splitlines()[-1]
     expected = rf"{WRONG}uvicorn serves what config\.make_asgi_app\(\) returns, not <function "
@@ -582,7 +584,7 @@ COMMANDS = [
 def test_a_command_of_pyramid(ini, name, arguments, typed, expected):
     command = [sys.executable, "-m", f"pyramid.scripts.{name}", ini, *arguments]
     done = subprocess.run(
-        command, cwd=PROJECT, input=typed, capture_output=True, text=True, timeout=DEADLINE
+        command, cwd=PROJECT, input=typed, capture_output=True, text=True, timeout=6 * DEADLINE
     )
     assert done.returncode == 0, done.stderr
     for pattern in expected:
