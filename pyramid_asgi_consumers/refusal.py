@@ -7,7 +7,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.wsgi.response import checked_headers
+from pyramid_asgi_consumers.wsgi.headers import checked_headers
 
 
 async def deny(

@@ -31,7 +31,7 @@ from pyramid_asgi_consumers.interfaces import IHandshakes
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.wsgi.environ import build_environ, subprotocols
-from pyramid_asgi_consumers.wsgi.response import HOP_BY_HOP, checked_headers
+from pyramid_asgi_consumers.wsgi.headers import HOP_BY_HOP, checked_headers
 from pyramid_asgi_consumers.wsgi.threads import ThreadPool, adopt, mark
 
 log = logging.getLogger(__name__)

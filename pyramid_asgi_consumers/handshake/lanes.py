@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
-from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, call_soon, settle
+from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, call_soon, set_outcome
 
 # After so many seconds in which a job has not ended, it is looked whether its client has left.
 PATIENCE = 0.05
@@ -48,7 +48,7 @@ class Lane:
                 result, error = function(*args), None
             except BaseException as exception:
                 result, error = None, exception
-            call_soon(loop, settle, future, result, error)
+            call_soon(loop, set_outcome, future, result, error)
 
         crew = self.pool.crew()
         if self._queue is None or self._queue.crew is not crew:

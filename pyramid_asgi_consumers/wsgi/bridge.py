@@ -18,7 +18,9 @@ from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDi
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.wsgi.body import has_no_body, read_body
 from pyramid_asgi_consumers.wsgi.environ import build_environ, origin_form
-from pyramid_asgi_consumers.wsgi.response import Ahead, FileWrapper, Response, Send
+from pyramid_asgi_consumers.wsgi.handover import Ahead
+from pyramid_asgi_consumers.wsgi.response import Response, Send
+from pyramid_asgi_consumers.wsgi.sources import FileWrapper
 from pyramid_asgi_consumers.wsgi.threads import Settler, ThreadPool, adopt, context_of
 
 log = logging.getLogger(__name__)

@@ -90,7 +90,7 @@ class ThreadPool:
                 result, error = context.run(function, *args), None
             except BaseException as exception:
                 result, error = None, exception
-            call_soon(loop, settle, future, result, error)
+            call_soon(loop, set_outcome, future, result, error)
 
         self.submit(job)
         return await future
@@ -262,7 +262,7 @@ class Crew:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         with self.lock:
-            self.when_ended = lambda: call_soon(loop, settle, ended, None, None)
+            self.when_ended = lambda: call_soon(loop, set_outcome, ended, None, None)
             self.draining = True
             threads = self.threads
             for bell in self.idle:
@@ -325,7 +325,7 @@ class Settler:
     def _settle_all(self) -> None:
         self._called = False
         while self._waiting:
-            settle(self._waiting.popleft(), None, None)
+            set_outcome(self._waiting.popleft(), None, None)
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args) -> bool:
@@ -337,7 +337,7 @@ def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], 
     return True
 
 
-def settle(future: asyncio.Future, result: object, error: BaseException | None) -> None:
+def set_outcome(future: asyncio.Future, result: object, error: BaseException | None) -> None:
     """Give ``future`` its outcome, unless it was cancelled meanwhile."""
     if future.done():
         return

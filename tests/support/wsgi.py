@@ -1,6 +1,7 @@
 """WSGI applications to serve, and what their tests wait for."""
 
 import asyncio
+import io
 import threading
 
 from tests.support.asgi import http_scope
@@ -96,3 +97,46 @@ def path_tween(handler, registry):
         return response
 
     return handle
+
+
+KIB = 1024
+
+
+def status_of(sent):
+    return sent[0]["status"]
+
+
+def levels(caplog):
+    own = (record for record in caplog.records if record.name.startswith("pyramid_asgi"))
+    return [record.levelname for record in own]
+
+
+# close()
+
+
+def raising(*chunks):
+    yield from chunks
+    raise ValueError("late")
+
+
+# Requests that are cancelled
+
+
+class File(io.BytesIO):
+    """A file that waits in read(), and counts how often it is closed."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.reading = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.closings = 0
+
+    def read(self, size=-1):
+        self.reading.set()
+        assert self.go_on.wait(20)
+        return super().read(size)
+
+    def close(self):
+        self.closings += 1
+        super().close()
