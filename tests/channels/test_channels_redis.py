@@ -217,6 +217,45 @@ async def test_a_connection_that_breaks_is_resumed_without_a_gap(server, caplog)
             ] * 2
 
 
+class Refused:
+    async def connect(self):
+        raise ConnectionRefusedError
+
+    async def disconnect(self, nowait):
+        """It was never made."""
+
+
+async def test_an_outage_may_last_for_hours(server, monkeypatch, caplog):
+    monkeypatch.setattr(hub, "BACKOFF", (1e-9, 1e-9))
+    refused = iter([Refused()] * 1100)
+    make = RedisBackend.make_subscriber
+    async with connected(server) as channels, channels.subscribe("a") as events:
+        monkeypatch.setattr(
+            RedisBackend, "make_subscriber", lambda backend: next(refused, None) or make(backend)
+        )
+        server.client.client_kill_filter(_type="pubsub")
+        await until(lambda: outages(caplog) == (1, 1))
+        assert next(refused, None) is None
+        await channels.publish("a", 1)
+        assert (await take(events, 1))[0].data == 1
+
+
+async def test_what_breaks_again_and_again_is_tried_again_later(server, monkeypatch, caplog):
+    monkeypatch.setattr(hub, "BACKOFF", (0.1, 1.0))
+    monkeypatch.setattr(hub, "BEAT", 1e6)
+    pauses = []
+    monkeypatch.setattr(hub.random, "uniform", lambda least, most: pauses.append(most) or 0)
+    async with connected(server) as channels, channels.subscribe("a"):
+        (loop,) = channels.backend._loops.values()
+        for number in range(1, 8):
+            if number == 6:
+                # As if it had lasted.
+                loop.hub._in_touch -= 1e6
+            server.client.client_kill_filter(_type="pubsub")
+            await until(lambda number=number: outages(caplog) == (number, number))
+    assert pauses == [0.2, 0.4, 0.8, 1.0, 1.0, 0.2, 0.4]
+
+
 async def test_without_history_a_gap_counts_what_a_broken_connection_missed(server, caplog):
     async with connected(server) as channels, channels.subscribe("a") as events:
         await channels.publish("a", 0)

@@ -54,7 +54,8 @@ class Hub:
         self._members: dict[str, Counter[bytes]] = {}
         # When Redis went out of reach, None while it is there.
         self._outage: float | None = None
-        self._attempt = 0
+        # Since when it is in touch on this connection.
+        self._in_touch: float | None = None
         self._life = b""
         self._closed = False
         self._begin()
@@ -180,8 +181,11 @@ class Hub:
         self._changed.set()
 
     async def _run(self) -> None:
+        least, most = BACKOFF
+        pause = least
         while True:
             connection = self._backend.make_subscriber()
+            self._in_touch = None
             try:
                 await within(self._backend.timeout, connection.connect())
                 await self._serve(connection)
@@ -191,9 +195,11 @@ class Hub:
                 await connection.disconnect(nowait=True)
             # Those that are idle may lead to another server than new ones.
             await self._connections.leave_server()
-            self._attempt += 1
-            least, most = BACKOFF
-            await asyncio.sleep(random.uniform(least, min(most, least * 2**self._attempt)))
+            # What breaks again and again is not made again as quickly each time.
+            if self._in_touch is not None and time.monotonic() - self._in_touch >= BEAT:
+                pause = least
+            pause = min(most, 2 * pause)
+            await asyncio.sleep(random.uniform(least, pause))
 
     def _is_out(self, error: Exception) -> None:
         if self._outage is None:
@@ -207,7 +213,8 @@ class Hub:
             feed.lose_touch()
 
     def _is_back(self) -> None:
-        self._attempt = 0
+        if self._in_touch is None:
+            self._in_touch = time.monotonic()
         if self._outage is not None:
             log.warning(
                 "Subscriptions are in touch with Redis again, after %.1f seconds",
