@@ -42,7 +42,7 @@ async def forwarder(server):
 
 
 def publish(server, name, numbers, size=200):
-    backend = RedisBackend(server.url, history=1000)
+    backend = RedisBackend(server.url, history=1000, timeout=SECONDS)
     results = backend.publish_many([(name, encode([n, "x" * size])) for n in numbers])
     backend._pool.disconnect()
     return results
@@ -122,9 +122,10 @@ async def test_many_channels_go_on_after_a_cut(history, server, forwarder, caplo
         forwarder.port = None
         server.client.client_kill_filter(_type="pubsub")
         await until(lambda: len(outages(caplog)) == 1)
-        writer = RedisBackend(server.url, history=history)
+        writer = RedisBackend(server.url, history=history, timeout=SECONDS)
         messages = [(name, encode([number])) for name in names for number in range(1, 301)]
-        await asyncio.to_thread(writer.publish_many, messages)
+        results = await asyncio.to_thread(writer.publish_many, messages)
+        assert all(isinstance(result, str) for result in results)
         forwarder.port = server.port
         missing = {name: 300 for name in names}
 
