@@ -92,6 +92,18 @@ def test_several_at_once_and_one_after_the_other(server):
     assert one.events == ["started", "stopped"] * 2
 
 
+def test_daphne_does_nothing_any_more_once_it_has_ended():
+    with serving(Application().app, "daphne") as live:
+        assert get(live.url).startswith("page")
+    reactor = sys.modules["twisted.internet.reactor"]
+    # It looks after its connections every second, and for their timeouts every two.
+    looked = threading.Event()
+    reactor.callFromThread(reactor.callLater, 2.1, looked.set)
+    assert looked.wait(20)
+    waiting = [getattr(call.func, "__self__", None) for call in reactor.getDelayedCalls()]
+    assert [each for each in waiting if type(each).__name__ == "Daphne"] == []
+
+
 def test_the_same_application_twice_at_once():
     application = Application()
     with serving(application.app) as first:
