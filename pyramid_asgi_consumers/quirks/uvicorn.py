@@ -15,18 +15,20 @@ from pyramid_asgi_consumers.quirks.specification import Leave, Server
 def put_before(scope: Mapping[str, Any]) -> str:
     """What the server has put in front of the target in the ``path`` of ``scope``.
 
-    Uvicorn 0.54 puts its root path in front of a handshake's target, be that in absolute form. A
-    client can send what looks like it to any other server, or to an application that states a root
-    path itself: so it is only taken from where Uvicorn serves this very path.
+    Uvicorn 0.54 puts its root path in front of a target, be that in absolute form: of a handshake,
+    and with h11 of any request. A client can send what looks like it to any other server, or to an
+    application that states a root path itself: so it is only taken from where Uvicorn serves this
+    very path.
     """
     frame = getattr(asyncio.current_task().get_coro(), "cr_frame", None)
-    protocol = None if frame is None else frame.f_locals.get("self")
+    served = None if frame is None else frame.f_locals.get("self")
     if (
-        type(protocol).__module__.startswith("uvicorn.protocols.websockets.")
-        and protocol.scope["path"] == scope["path"]
+        not type(served).__module__.startswith("uvicorn.protocols.")
+        or served.scope["path"] != scope["path"]
     ):
-        return protocol.root_path
-    return ""
+        return ""
+    # A request is served by a cycle of its protocol.
+    return getattr(getattr(served, "on_response", None), "__self__", served).root_path
 
 
 class UvicornWebsockets(Server):

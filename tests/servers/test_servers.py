@@ -269,7 +269,7 @@ def test_a_view_that_crashes_late_breaks_the_connection_off(server, query):
     check(server, logged, log.count("RuntimeError: late-crash") == 1)
 
 
-def _ask(server, target, more=""):
+def ask(server, target, more=""):
     """Ask for ``target``, as it is written; return the answer's status and its body."""
     with clients.raw(server) as connection:
         request = f"GET {target} HTTP/1.1\r\nHost: other\r\nConnection: close\r\n{more}\r\n"
@@ -281,17 +281,17 @@ def _ask(server, target, more=""):
 
 def test_a_target_in_absolute_form_counts_as_its_path(server):
     for scheme in ("http", "HTTPS"):
-        status, body = _ask(server, f"{scheme}://host.example:99/environ?q=1")
+        status, body = ask(server, f"{scheme}://host.example:99/environ?q=1")
         environ = json.loads(body)
         assert (status, environ["PATH_INFO"], environ["QUERY_STRING"]) == (200, "/environ", "q=1")
         # Uvicorn and Granian hand on the path alone.
         host = "other" if server.name in UVICORN | {"granian"} else "host.example:99"
         assert environ["url"] == f"http://{host}/environ"
-    assert _ask(server, "http://host/consumer/some") == (200, b"some")
+    assert ask(server, "http://host/consumer/some") == (200, b"some")
     # Uvicorn's parser takes no target without a path.
     expected = (400,) if server.name in UVICORN else (200, b"A Pyramid page")
     for target in ("http://host", "http://host?x=1"):
-        assert _ask(server, target)[: len(expected)] == expected
+        assert ask(server, target)[: len(expected)] == expected
 
 
 def test_a_handshake_in_absolute_form_counts_as_its_path(server):
@@ -303,7 +303,7 @@ def test_a_handshake_in_absolute_form_counts_as_its_path(server):
 
 @pytest.mark.parametrize("target", ["http:///", "http:/environ", "host:80", "http://a b/environ"])
 def test_a_target_that_is_neither_is_a_bad_request(server, target):
-    assert _ask(server, target)[0] == 400
+    assert ask(server, target)[0] == 400
 
 
 # Consumers.
@@ -559,7 +559,7 @@ def test_a_root_path(mounted, kept):
     assert answer["path_params"] == {"room": "lobby"}
     absolute = f"http://{clients.HOST}:{mounted.port}{prefix}/ws"
     assert clients.handshake_status(mounted, absolute) == 101
-    assert _ask(mounted, f"http://host{prefix}/consumer/some") == (200, b"some")
+    assert ask(mounted, f"http://host{prefix}/consumer/some") == (200, b"some")
     answer = clients.get(mounted, f"{prefix}/starlette/page/some").json
     assert answer["url"] == "/app/starlette/page/x"
 
@@ -568,7 +568,7 @@ def test_a_root_path(mounted, kept):
 def test_a_page_cannot_name_its_own_host_behind_the_root_path(mounted, target):
     refused = clients.denial(mounted, target, origin="http://evil.example")
     assert refused.status_code == _denied(mounted, 404)
-    assert _ask(mounted, "/apphttp://evil.example/environ")[0] == 404
+    assert ask(mounted, "/apphttp://evil.example/environ")[0] == 404
 
 
 # What the servers do by themselves, which quirks keeps from the application.
