@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pyramid_asgi_consumers.quirks.specification import Server
@@ -13,6 +14,24 @@ class Hypercorn(Server):
     """Hypercorn 0.18, on a websocket."""
 
     minds_who_left = False
+
+    def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
+        """Wait for no room to say that the client has left; raise for what is sent afterwards.
+
+        Hypercorn finds out in the application's own ``send``, and waits there until the queue of
+        received events has room. Where it is full, that is for ever: nobody receives.
+        """
+        stream = _stream_of(send)
+        if stream is None:
+            return receive, send
+        stream.app_put = partial(_put, stream.app_put)
+
+        def unless_left_send(message: dict[str, Any]) -> Awaitable[None]:
+            if stream.closed and message["type"] == "websocket.send":
+                return _gone()
+            return send(message)
+
+        return receive, unless_left_send
 
     def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
         """Put a subprotocol that Hypercorn does not know among the headers.
@@ -40,6 +59,21 @@ class Hypercorn(Server):
         """
         stream = _stream_of(send)
         return stream is not None and stream.closed
+
+
+async def _put(put: Callable[[Any], Awaitable[None]], event: dict[str, Any]) -> None:
+    if event["type"] == "websocket.disconnect":
+        queue = getattr(put, "__self__", None)
+        if isinstance(queue, asyncio.Queue):
+            # It is the last event.
+            queue._maxsize = 0
+    await put(event)
+
+
+async def _gone() -> None:
+    # Who tries again and again does not keep others from their turn.
+    await asyncio.sleep(0)
+    raise OSError("The client has left")
 
 
 def _stream_of(send: Any) -> Any:

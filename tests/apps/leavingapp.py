@@ -64,6 +64,19 @@ async def flood(websocket):
         await websocket.send(FILLER)
 
 
+async def echo(websocket):
+    await websocket.accept()
+    async for message in websocket:
+        await websocket.send(message)
+
+
+async def plain_echo(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({**event, "type": "websocket.send"})
+
+
 async def subscriber(websocket):
     await websocket.accept()
     name = websocket.path_params["name"]
@@ -322,14 +335,14 @@ def make_app():
             path = "/" if view is home else f"/{view.__name__}"
             config.add_route(view.__name__, path)
             config.add_view(view, route_name=view.__name__)
-        for func in (silent, flood, subscriber, relaying):
+        for func in (silent, flood, echo, subscriber, relaying):
             config.add_websocket(f"/{func.__name__}/{{name}}", noted(func), max_connections=2)
         config.add_websocket("/lingers/{how}/{name}", noted(lingers))
         config.add_websocket("/impatient/{name}", noted(impatient))
         config.add_asgi_consumer("/plain_impatient/{name}", "websocket", noted(plain_impatient))
         config.add_websocket("/swallows/{how}/{name}", noted(swallows))
         config.add_asgi_consumer("/plain_chat/{how}/{name}", "websocket", noted(plain_chat))
-        for consumer in (plain_flood, plain_ticks):
+        for consumer in (plain_flood, plain_echo, plain_ticks):
             path = f"/{consumer.__name__}/{{name}}"
             config.add_asgi_consumer(path, "websocket", noted(consumer))
         for consumer in (

@@ -145,6 +145,16 @@ def test_places_are_given_back(server, quiet):
             wait_for_the_end(server, kind, 2 * round)
 
 
+@pytest.mark.parametrize("kind", ["echo", "plain_echo"])
+def test_clients_that_send_a_lot_and_leave_before_it_is_answered_are_noticed(server, kind):
+    # Two are open at most.
+    for number in range(1, 6):
+        with opened(server, f"/{kind}/{kind}") as connection:
+            connection.sendall(b"\x81\x82\0\0\0\0hi" * 300)
+            clients.leave(connection)
+        wait_for_the_end(server, kind, number)
+
+
 def test_a_client_that_sends_fifteen_messages_and_leaves_is_noticed(server, quiet):
     with clients.websocket(server, "/silent/fifteen") as websocket:
         for _ in range(15):
