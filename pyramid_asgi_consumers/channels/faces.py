@@ -12,7 +12,6 @@ from pyramid_asgi_consumers.channels.base import (
     encode,
 )
 from pyramid_asgi_consumers.channels.committed import Committed
-from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannels
 
 
@@ -147,36 +146,27 @@ class RequestChannels:
         _refuse_on_loop("publish", "await request.channels.apublish(name, data)")
         message = (check_name(name), encode(data))
         if not self._joins(message):
-            self._publish_now(message)
+            self._channels.committed.publish_now(message)
 
     def publish_now(self, name: str, data: Any) -> str:
         """Publish ``data`` on the channel ``name`` without regard to a transaction; return its id.
 
         What was committed before goes first; waiting for that is part of the backend's ``timeout``,
-        5 seconds where it has none. With ``memory://``, the id is empty where this is called by a
-        finalizer that interrupts another publish in its own thread: it is published as soon as
-        that is done.
+        5 seconds where it has none. The id is empty where this is called by a finalizer, or by the
+        handler of a signal or of log lines, that interrupts another publish in its own thread: it
+        is published as soon as that is done, and a failure is logged.
 
         Raises :class:`.PublishRefused` where it was not published, :class:`.PublishUnknown` where
         nobody knows, and otherwise as :meth:`publish`.
         """
         _refuse_on_loop("publish_now", "await websocket.channels.publish(name, data)")
-        return self._publish_now((check_name(name), encode(data)))
+        return self._channels.committed.publish_now((check_name(name), encode(data)))
 
     async def apublish(self, name: str, data: Any) -> None:
         """Do what :meth:`publish` does, on an event loop: in an ``async def`` view."""
         message = (check_name(name), encode(data))
         if not self._joins(message):
             await self._channels.publish_encoded(message)
-
-    def _publish_now(self, message: tuple[str, bytes]) -> str:
-        channels = self._channels
-        if channels.committed.busy:
-            return channels.committed.publish_behind(message)
-        (result,) = channels.backend.publish_many([message])
-        if isinstance(result, ChannelsError):
-            raise result
-        return result
 
     def _joins(self, message: tuple[str, bytes]) -> bool:
         transaction = _transaction(self._request)

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import logging
+import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -367,9 +369,7 @@ def garbage():
     gc.set_threshold(*before)
 
 
-# Not redis-py, whose pool has a lock of its own: there a finalizer waits for the timeout.
-def test_finalizers_may_publish_anywhere(garbage):
-    channels = Channels(MemoryBackend())
+def test_finalizers_may_publish_anywhere(garbage, channels):
     request = request_of(channels)
     finalized = []
 
@@ -377,8 +377,8 @@ def test_finalizers_may_publish_anywhere(garbage):
         try:
             request.channels.publish_now("gone", 1)
         except RuntimeError:
-            # On the loop of the last lines.
-            channels.backend.publish_many([("gone", b"j1")])
+            # On the loop, as a commit does there.
+            channels.committed.publish_later([("gone", b"j1")])
         finalized.append(1)
 
     def work():
@@ -386,24 +386,292 @@ def test_finalizers_may_publish_anywhere(garbage):
             Finalized(publish)
             request.channels.publish_now(f"b{number % 7}", number)
             with request.tm:
-                request.channels.publish("a", number)
+                request.channels.publish("a", ["thread", number])
 
     async def commits():
         # With a manager of its own: one transaction at a time.
         committing = request_of(channels)
-        for number in range(100):
-            Finalized(publish)
-            await commit(committing, number)
-            await channels.publish("a", number)
+        async with channels.subscribe("a") as events, channels.subscribe("gone") as gone:
+            worker = asyncio.ensure_future(asyncio.to_thread(work))
+            for number in range(100):
+                Finalized(publish)
+                await commit(committing, ["loop", 2 * number])
+                await channels.publish("a", ["loop", 2 * number + 1])
+            await worker
+            found = await arrived(events, 300)
+            assert [n for where, n in found if where == "loop"] == list(range(200))
+            assert [n for where, n in found if where == "thread"] == list(range(100))
+            while len(finalized) < 200:
+                # It does nothing while another thread collects.
+                gc.collect()
+                await asyncio.sleep(0)
+            assert await arrived(gone, 200) == [1] * 200
         await channels.backend.aclose()
 
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    asyncio.run(asyncio.wait_for(commits(), SECONDS))
-    worker.join(SECONDS)
-    assert not worker.is_alive()
-    # pytest fails where a finalizer has raised.
-    assert finalized
+    asyncio.run(asyncio.wait_for(commits(), 2 * SECONDS))
+
+
+class Interrupted(str):
+    """The name of a channel at whose first use by a backend ``then`` is called."""
+
+    def __hash__(self):
+        self.interrupt()
+        return super().__hash__()
+
+    def __format__(self, spec):
+        self.interrupt()
+        return str(self)
+
+    def interrupt(self):
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+def tight(request):
+    """Channels with one connection for all threads."""
+    if request.param == "memory":
+        return Channels(MemoryBackend())
+    server = request.getfixturevalue("redis_server")
+    return Channels(RedisBackend(f"{server.url}?max_connections=1", prefix=f"{uuid4()}:"))
+
+
+async def test_what_interrupts_a_publish_goes_behind_it(tight):
+    request = request_of(tight)
+    ids = []
+
+    def then():
+        interrupting = request_of(tight)
+        ids.append(interrupting.channels.publish_now("a", 1))
+        with interrupting.tm:
+            interrupting.channels.publish("a", 2)
+
+    def work():
+        name = Interrupted("a")
+        name.then = then
+        assert request.channels.publish_now(name, 0)
+        request.channels.publish("a", 3)
+        name.then = then
+        with request.tm:
+            request.channels.publish(name, 0)
+
+    async with tight.subscribe("a") as events:
+        await asyncio.to_thread(work)
+        assert await arrived(events, 7) == [0, 1, 2, 3, 0, 1, 2]
+        assert ids == ["", ""]
+        await asyncio.to_thread(published)
+    await tight.backend.aclose()
+
+
+async def test_what_interrupts_the_thread_that_publishes_goes_behind_it(tight):
+    request = request_of(tight)
+    name = Interrupted("a")
+
+    def then():
+        assert request.channels.publish_now("a", 1) == ""
+        with request.tm:
+            request.channels.publish("a", 2)
+
+    name.then = then
+    async with tight.subscribe("a") as events:
+        tight.committed.publish_later([(name, b"j0")])
+        assert await arrived(events, 3) == [0, 1, 2]
+        await asyncio.to_thread(published)
+    await tight.backend.aclose()
+
+
+async def test_what_is_refused_behind_what_it_interrupted_is_logged(caplog):
+    class Refusing(MemoryBackend):
+        def publish_many(self, messages):
+            results = super().publish_many(messages)
+            return [PublishRefused("away") if name == "b" else results[0] for name, _ in messages]
+
+    request = request_of(Channels(Refusing()))
+    name = Interrupted("a")
+    name.then = lambda: request.channels.publish_now("b", 1)
+    await asyncio.to_thread(request.channels.publish_now, name, 0)
+    await asyncio.to_thread(published)
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "Not published on 'b', by what interrupted another publish: away"
+    )
+
+
+async def test_a_thread_that_is_to_publish_may_itself_before_it_begins(backend, monkeypatch):
+    backend.let.set()
+    backend.timeout = 2 * SECONDS
+    request = request_of(Channels(backend))
+    run, ids = threading.Thread.run, []
+
+    def run_late(self):
+        if self.name == "channels-committed":
+            ids.append(request.channels.publish_now("a", 1))
+        run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "run", run_late)
+        await commit(request, 0)
+        await asyncio.to_thread(published)
+    assert backend.calls == [["j0", "j1"]]
+    assert len(ids) == 1 and ids[0]
+
+
+async def test_who_comes_second_leaves_it_to_the_first(backend):
+    committed = Channels(backend).committed
+    committed.publish_later([("a", b"j0")])
+    assert await asyncio.to_thread(backend.begun.wait, SECONDS)
+    committed.publish_later([("a", b"j1")])
+    assert committed._work_once() is None
+    assert backend.calls == []
+    backend.let.set()
+    await asyncio.to_thread(published)
+    assert backend.calls == [["j0"], ["j1"]]
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """Threads that publish begin when they are let, by calling this."""
+    start, waiting = threading.Thread.start, []
+
+    def later(self):
+        if self.name == "channels-committed":
+            waiting.append(self)
+        else:
+            start(self)
+
+    def let():
+        for thread in waiting:
+            start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", later)
+    return let
+
+
+async def test_nobody_waits_for_a_thread_that_has_yet_to_begin(backend, late):
+    backend.timeout = 2 * SECONDS
+    backend.let.set()
+    request = request_of(Channels(backend))
+
+    def committed():
+        with request.tm:
+            request.channels.publish("a", 4)
+
+    await commit(request, 0)
+    await commit(request, 1)
+    assert await asyncio.to_thread(request.channels.publish_now, "a", 2)
+    await commit(request, 3)
+    await asyncio.to_thread(committed)
+    assert backend.calls == [["j0", "j1", "j2"], ["j3", "j4"]]
+    late()
+    await asyncio.to_thread(published)
+    assert len(backend.calls) == 2
+
+
+def wait_for_jobs(channels, count):
+    end = time.monotonic() + SECONDS
+    while len(channels.committed._jobs) < count and time.monotonic() < end:
+        time.sleep(0)
+
+
+async def test_who_waits_goes_on_where_a_thread_is_called_that_does_not_begin(backend, late):
+    backend.timeout = 2 * SECONDS
+    channels = Channels(backend)
+    request = request_of(channels)
+    await commit(request, 0)
+    first = asyncio.ensure_future(asyncio.to_thread(request.channels.publish_now, "a", 1))
+    assert await asyncio.to_thread(backend.begun.wait, SECONDS)
+    second = asyncio.ensure_future(asyncio.to_thread(request.channels.publish_now, "a", 2))
+    await asyncio.to_thread(wait_for_jobs, channels, 1)
+    backend.let.set()
+    assert all(await asyncio.wait_for(asyncio.gather(first, second), SECONDS))
+    assert backend.calls == [["j0", "j1"], ["j2"]]
+    late()
+
+
+def test_the_handler_of_a_signal_may_publish_while_its_thread_waits(backend):
+    backend.timeout = 2 * SECONDS
+    channels = Channels(backend)
+    request = request_of(channels)
+    channels.committed.publish_later([("a", b"j0")])
+    assert backend.begun.wait(SECONDS)
+    ids = []
+
+    def handle(*args):
+        ids.append(request.channels.publish_now("a", 2))
+
+    def interrupt():
+        wait_for_jobs(channels, 1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        wait_for_jobs(channels, 2)
+        backend.let.set()
+
+    interrupting = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        interrupting.start()
+        ids.append(request.channels.publish_now("a", 1))
+        interrupting.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert backend.calls == [["j0"], ["j1", "j2"]]
+    assert len(ids) == 2 and all(ids)
+
+
+def test_an_interruption_that_raises_reaches_who_publishes_for_all(backend, late, caplog):
+    backend.let.set()
+    channels = Channels(backend)
+    request = request_of(channels)
+    backend.raises = KeyboardInterrupt()
+    channels.committed.publish_later([("a", b"j0")])
+    with pytest.raises(KeyboardInterrupt):
+        request.channels.publish_now("a", 1)
+    [record] = caplog.records
+    assert record.getMessage() == "Publishing 2 events after the commit failed"
+    backend.raises = None
+    assert request.channels.publish_now("a", 2)
+    late()
+
+
+class Holds(Publishes):
+    """Publishes what the main thread logs, when ``let`` has had another wait to log."""
+
+    def __init__(self, request, let):
+        super().__init__(request)
+        self.let = let
+        self.waits = threading.Event()
+
+    def acquire(self):
+        if threading.current_thread() is not threading.main_thread():
+            self.waits.set()
+        super().acquire()
+
+    def emit(self, record):
+        if threading.current_thread() is threading.main_thread():
+            self.let()
+            assert self.waits.wait(SECONDS)
+            super().emit(record)
+
+
+def test_a_log_handler_may_publish_while_a_failed_commit_waits_to_be_logged():
+    class Picky(Refuses):
+        timeout = 2 * SECONDS
+
+        def publish_many(self, messages):
+            return ["id"] if messages[0][0] == "log" else super().publish_many(messages)
+
+    channels = Channels(Picky())
+    handler = Holds(request_of(channels), channels.backend.let.set)
+    logger = logging.getLogger("pyramid_asgi_consumers")
+    logger.addHandler(handler)
+    try:
+        channels.committed.publish_later([("a", b"j0")])
+        assert channels.backend.begun.wait(SECONDS)
+        logger.error("something else")
+        published()
+    finally:
+        logger.removeHandler(handler)
+    assert handler.results == ["id"]
 
 
 FORKS = """

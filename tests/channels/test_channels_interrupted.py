@@ -72,11 +72,12 @@ class Checked(deque):
 
     then = None
 
-    def __len__(self):
+    # Not __len__, which Python 3.10 does not ask.
+    def __bool__(self):
         then, self.then = self.then, None
         if then is not None:
             then()
-        return super().__len__()
+        return len(self) > 0
 
 
 def test_what_interrupts_the_end_of_a_publish_comes_behind_what_was_deferred():
@@ -97,8 +98,8 @@ def test_what_interrupts_the_end_of_a_publish_comes_behind_what_was_deferred():
 
 def test_a_loop_that_another_thread_has_woken_is_let_be():
     class Full(deque):
-        def __len__(self):
-            return 1
+        def __bool__(self):
+            return True
 
     backend = MemoryBackend()
     backend._wakes = Full()
@@ -224,7 +225,7 @@ def child():
 
 async def main():
     async with channels.subscribe("kept", presence="me"):
-        for _ in range(30):
+        for _ in range(10):
             pid = os.fork()
             if not pid:
                 status = 1
