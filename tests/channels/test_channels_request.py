@@ -533,7 +533,9 @@ def test_a_bad_setting_is_named(settings, named):
 
 
 def test_redis_without_the_extra_names_the_pip_command(monkeypatch):
-    monkeypatch.delitem(sys.modules, "pyramid_asgi_consumers.channels.redis")
+    for name in [*sys.modules]:
+        if name.startswith("pyramid_asgi_consumers.channels.redis"):
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigurationError, match=r'pip install "pyramid_asgi_consumers\[redis\]"'):
         made({"asgi.channels": "redis://localhost/0"})
