@@ -24,8 +24,8 @@ class Consumer:
     whether it is a whole application, which leaves equal patterns to consumers.
 
     ``segments`` are the parts of the pattern between slashes: a literal one as its text, others as
-    PATTERN, PLACEHOLDER or REST. It is ``simple`` where all are literal or PLACEHOLDER. ``rank``
-    orders consumers, the most specific first.
+    PATTERN, PLACEHOLDER or REST. It is ``literal`` where all are that, ``simple`` where all are
+    literal or PLACEHOLDER. ``rank`` orders consumers, the most specific first.
 
     Raises ValueError or re.error for a pattern that Pyramid refuses.
     """
@@ -39,6 +39,7 @@ class Consumer:
     route_name: str | None = None
     mounted: bool = False
     segments: tuple[str | int, ...] = field(init=False, repr=False)
+    literal: bool = field(init=False, repr=False)
     simple: bool = field(init=False, repr=False)
     rank: tuple[int, ...] = field(init=False, repr=False)
     # For each segment the name if it is a PLACEHOLDER.
@@ -52,6 +53,7 @@ class Consumer:
         simple = PATTERN not in segments and REST not in segments
         object.__setattr__(self, "_match", Route(self.path, self.path).match)
         object.__setattr__(self, "_names", names)
+        object.__setattr__(self, "literal", simple and PLACEHOLDER not in segments)
         object.__setattr__(self, "simple", simple)
         object.__setattr__(self, "segments", segments)
         object.__setattr__(self, "rank", rank)
@@ -64,6 +66,8 @@ class Consumer:
 
         ``segments`` are what stands behind the slashes of ``path``.
         """
+        if self.literal:
+            return {} if self.segments == tuple(segments) else None
         # Pyramid's own matcher reads the others.
         if not self.simple:
             return self._match(path)
@@ -155,11 +159,13 @@ class _Node:
     ask one that does not match.
     """
 
-    __slots__ = ("children", "ends")
+    __slots__ = ("children", "ends", "literal")
 
     def __init__(self) -> None:
         self.children: dict[str | int, _Node | Consumer] = {}
         self.ends: dict[str, Consumer] = {}
+        #: Whether all children are of literal segments.
+        self.literal = True
 
     def add(self, consumer: Consumer) -> None:
         """Add ``consumer`` below this node, which is a root."""
@@ -167,6 +173,8 @@ class _Node:
         for at, segment in enumerate(consumer.segments):
             child = node.children.get(segment)
             if not isinstance(child, _Node):
+                # Before it can be found.
+                node.literal = node.literal and isinstance(segment, str)
                 if consumer.simple and (child is None or child.path == consumer.path):
                     node.children[segment] = consumer
                     return
@@ -182,14 +190,25 @@ class _Node:
         if at == len(consumer.segments):
             self.ends[consumer.path] = consumer
         else:
+            self.literal = isinstance(consumer.segments[at], str)
             self.children[consumer.segments[at]] = consumer
 
     def reached(self, segments: list[str]) -> list[Consumer]:
         """Return the consumers whose patterns may match ``segments``, in no order."""
+        length = len(segments)
+        node: _Node | Consumer | None = self
+        at = 0
+        # Here but one way can lead on.
+        while node.literal and at < length:
+            node = node.children.get(segments[at])
+            if node is None:
+                return []
+            if isinstance(node, Consumer):
+                return [node]
+            at += 1
         found = []
         spread = set()
-        length = len(segments)
-        ahead: list[tuple[_Node | Consumer, int]] = [(self, 0)]
+        ahead: list[tuple[_Node | Consumer, int]] = [(node, at)]
         while ahead:
             node, at = ahead.pop()
             if isinstance(node, Consumer):
