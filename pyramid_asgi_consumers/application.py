@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 _NOT_GIVEN = object()
 
 
-class ConsumerScope(dict):
-    """The scope of one connection to a consumer."""
+class StatelessScope(dict):
+    """The scope of one connection to a consumer, where there is no state."""
 
     def __missing__(self, key: str) -> Any:
         if key == "state":
@@ -129,7 +129,8 @@ class ASGIApplication:
             return await self.lifespan(scope, receive, send)
         if kind not in ("http", "websocket"):
             raise ValueError(f"scope type must be http, websocket or lifespan, not {kind!r}")
-        run = self.lifespan.runs.get(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        run = self.lifespan.runs.get(loop)
         if run is None or not run.entered:
             try:
                 run = await self.lifespan.start(scope)
@@ -148,7 +149,7 @@ class ASGIApplication:
             return await self._refuse(scope, send, 400)
         if found is not None:
             endpoint, own = found
-            await getattr(endpoint, kind)(own, receive, send)
+            await getattr(endpoint, kind)(own, receive, send, loop)
         elif kind == "http":
             await self.bridge(scope, receive, send, server)
         else:
@@ -176,13 +177,17 @@ class ASGIApplication:
         if found is None:
             return None
         consumer, path_params = found
-        own = ConsumerScope(scope)
-        own["root_path"] = root_path
-        own["path_params"] = path_params
-        own["url_route"] = {"args": (), "kwargs": path_params}
-        own["pyramid.registry"] = self.registry
-        own[LEAVE_TIMEOUT] = self.leave_timeout
-        own[quirks.SERVED_BY] = server
+        own = {
+            **scope,
+            "root_path": root_path,
+            "path_params": path_params,
+            "url_route": {"args": (), "kwargs": path_params},
+            "pyramid.registry": self.registry,
+            LEAVE_TIMEOUT: self.leave_timeout,
+            quirks.SERVED_BY: server,
+        }
+        if "state" not in own:
+            own = StatelessScope(own)
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
             endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)

@@ -22,7 +22,7 @@ from pyramid_asgi_consumers.handshake.early import EarlyEvents, waits_for_leave
 from pyramid_asgi_consumers.handshake.exchange import ADMISSION, Handshakes, Headers, Refusal
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.raised import caught, separate
+from pyramid_asgi_consumers.raised import StandIn, caught, separate
 from pyramid_asgi_consumers.refusal import deny, rendered
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, Turns, give_way
@@ -34,28 +34,39 @@ log = logging.getLogger(__name__)
 
 
 class Limit:
-    """How many connections may be open at once; None for any number."""
+    """How many connections may be open at once, ``most``; None for any number.
 
-    def __init__(self, most: int | None) -> None:
+    Those that are open here count ``within`` another limit, too.
+    """
+
+    def __init__(self, most: int | None, within: "Limit | None" = None) -> None:
         self.most = most
+        self.within = within
         self.open = 0
 
     @property
     def full(self) -> bool:
-        return self.most is not None and self.open >= self.most
+        if self.most is not None and self.open >= self.most:
+            return True
+        return self.within is not None and self.within.full
 
     def __enter__(self) -> None:
         self.open += 1
+        if self.within is not None:
+            self.within.open += 1
 
     def __exit__(self, *exc_info: object) -> None:
         self.open -= 1
+        if self.within is not None:
+            self.within.open -= 1
 
 
 class Endpoint:
     """Serves the connections of one consumer.
 
     ``rule`` is the origin rule of the application, ``process`` its limit for all consumers,
-    ``handshakes`` makes the handshakes of guarded ones.
+    ``handshakes`` makes the handshakes of guarded ones. Who serves a connection may know the event
+    ``loop`` that runs; None asks for it.
     """
 
     def __init__(
@@ -63,31 +74,42 @@ class Endpoint:
     ) -> None:
         self.consumer = consumer
         self.rule = rule.extended(consumer.origins)
-        self.process = process
         self.handshakes = handshakes
-        self.limit = Limit(consumer.max_connections)
+        self.limit = Limit(consumer.max_connections, within=process)
         self._watches = getattr(consumer.app, "watches", False)
         self._known_turns: Turns | None = None
 
-    async def websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def websocket(
+        self,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         """Serve a websocket, from its handshake to its close."""
-        if self._is_full():
+        if self.limit.full:
+            log.warning("503 for %s: max_connections are open", self.consumer)
             return await deny(scope, send, 503)
         reason = self.rule.refusal(scope["headers"])
         if reason is not None:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await deny(scope, send, 403)
         if self.consumer.route_name is None:
-            with self.limit, self.process:
-                return await self._serve_websocket(scope, receive, send, [])
+            with self.limit:
+                return await self._serve_websocket(scope, receive, send, [], loop)
         async with EarlyEvents(receive) as early:
-            with self.limit, self.process:
+            with self.limit:
                 headers = await self._admitted(scope, early, partial(deny, scope, send))
                 if headers is not None:
-                    await self._serve_websocket(scope, early.receive, send, headers)
+                    await self._serve_websocket(scope, early.receive, send, headers, loop)
 
     async def _serve_websocket(
-        self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
+        self,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        headers: Headers,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         state = "connecting"
         server = quirks.served_by(scope, send)
@@ -96,7 +118,7 @@ class Endpoint:
         denies = "websocket.http.response" in (scope.get("extensions") or {})
         held: dict[str, Any] | None = None
         sending: Any = None
-        turns = self._turns()
+        turns = self._turns(loop)
         due = 0.0
         watcher = None if self._watches else SenderWatcher(receive)
         asked: Any = None
@@ -167,12 +189,14 @@ class Endpoint:
 
         denial: tuple[Any, ...] = (403,)
         code = 1000
-        task = asyncio.current_task()
+        task = asyncio.current_task(turns.loop)
         try:
             own = receive if watcher is None else noted_receive
             call = self.consumer.app(scope, own, tracked)
-            # A function that watches itself has a task of its own.
-            await (call if self._watches else separate(call))
+            if not self._watches:
+                # A function that watches itself has a task of its own.
+                call, _ = separate(call, task)
+            await call
             if held is not None:
                 raise RuntimeError(f"{self.consumer} returned before the body of its denial")
         except BaseException as raised:
@@ -208,33 +232,43 @@ class Endpoint:
                 # Servers say in different ways that the client was faster.
                 log.debug("The client of %s had left: %s", self.consumer, Shown(error))
 
-    async def http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def http(
+        self,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         """Serve an http request."""
-        if self._is_full():
+        if self.limit.full:
+            log.warning("503 for %s: max_connections are open", self.consumer)
             return await refuse(scope, send, 503)
         if self.consumer.route_name is None:
-            with self.limit, self.process:
-                return await self._serve_http(scope, receive, send, [])
+            with self.limit:
+                return await self._serve_http(scope, receive, send, [], loop)
         async with EarlyEvents(receive) as early:
-            with self.limit, self.process:
+            with self.limit:
                 headers = await self._admitted(scope, early, partial(_answer, scope, send))
                 if headers is not None:
-                    await self._serve_http(scope, early.receive, send, headers)
+                    await self._serve_http(scope, early.receive, send, headers, loop)
 
     async def _serve_http(
-        self, scope: dict[str, Any], receive: Any, send: Any, headers: Headers
+        self,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        headers: Headers,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         started = ended = False
         sending: Any = None
         server = quirks.served_by(scope, send)
         paced = server.paced(send)
-        turns = self._turns()
+        turns = self._turns(loop)
         due = 0.0
         watcher = RequestWatcher(scope, receive, self._sweep)
+        # A mounted application was written by others, and goes on as it does without us.
         is_own = not self.consumer.mounted
-        if not is_own:
-            # Others wrote it, and it goes on as it does without us.
-            watcher.stop()
 
         def tracked(message: dict[str, Any]) -> Any:
             nonlocal due, sending
@@ -246,7 +280,7 @@ class Endpoint:
             if kind == "http.response.start":
                 if headers:
                     message = {**message, "headers": _merged(message.get("headers"), headers)}
-                return starting(message)
+                return taking(message, False)
             elif kind in _BODIES:
                 body = message.get("body", b"")
                 if not isinstance(body, _BYTES):
@@ -255,7 +289,7 @@ class Endpoint:
                         f"{self.consumer} must send bytes as body, not {type(body).__name__}"
                     )
                 if not message.get("more_body"):
-                    return ending(message)
+                    return taking(message, True)
                 if (now := monotonic()) >= due:
                     due = now + TURN
                     if turns.missed(now):
@@ -264,36 +298,41 @@ class Endpoint:
             sending = paced(message)
             return sending
 
-        # What the server does not take has not happened, but for a client that has left.
-
-        async def starting(message: dict[str, Any]) -> None:
-            nonlocal started, sending
-            before, started = started, True
+        async def taking(message: dict[str, Any], is_end: bool) -> None:
+            # What the server does not take has not happened, but for a client that has left.
+            nonlocal started, ended, sending
+            before = started, ended
+            if is_end:
+                ended = True
+                watcher.stop()
+            else:
+                started = True
             try:
                 sending = paced(message)
                 await sending
             except OSError:
                 raise
             except Exception:
-                started = before
+                started, ended = before
                 if not started:
                     server.refused(send)
                 raise
 
-        async def ending(message: dict[str, Any]) -> None:
-            nonlocal ended, sending
-            before, ended = ended, True
-            watcher.stop()
-            try:
-                sending = paced(message)
-                await sending
-            except Exception as error:
-                ended = before or isinstance(error, OSError)
-                raise
-
-        task = asyncio.current_task()
+        task = asyncio.current_task(turns.loop)
         try:
-            await separate(watcher.run(self.consumer.app(scope, watcher.receive, tracked)))
+            call, runs = separate(self.consumer.app(scope, watcher.receive, tracked), task)
+            if is_own:
+                watcher.watch(runs)
+            try:
+                await call
+            except (asyncio.CancelledError, StandIn) as error:
+                if not watcher.has_cancelled(error):
+                    raise
+            finally:
+                if not ended:
+                    watcher.stop()
+                if not watcher.idle:
+                    await watcher.end()
             if not ended:
                 if not await watcher.has_left():
                     raise RuntimeError(
@@ -361,19 +400,15 @@ class Endpoint:
         scope[ADMISSION] = outcome
         return outcome.headers
 
-    def _turns(self) -> Turns:
-        # An application may serve on several event loops.
+    def _turns(self, loop: asyncio.AbstractEventLoop | None) -> Turns:
+        # An application may serve on several event loops. To ask which one runs is dear.
+        if loop is None:
+            loop = asyncio.get_running_loop()
         turns = self._known_turns
-        if turns is None or turns.loop is not asyncio.get_running_loop():
+        if turns is None or turns.loop is not loop:
             turns = self._known_turns = Turns()
             self._sweep = Sweep()
         return turns
-
-    def _is_full(self) -> bool:
-        full = self.limit.full or self.process.full
-        if full:
-            log.warning("503 for %s: max_connections are open", self.consumer)
-        return full
 
 
 _BYTES = (bytes, bytearray, memoryview)

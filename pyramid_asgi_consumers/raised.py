@@ -106,12 +106,15 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
         raise carried(first) from first
 
 
-def separate(awaitable: Awaitable[Any]) -> Awaitable[Any]:
-    """What to await for ``awaitable``, so that :func:`caught` knows what is its own.
+def separate(
+    awaitable: Awaitable[Any], task: "asyncio.Task[Any]"
+) -> tuple[Awaitable[Any], "asyncio.Task[Any]"]:
+    """What ``task`` is to await for ``awaitable``, so that :func:`caught` knows what is its own.
 
-    On Python 3.10 that takes a task; as it does for a server that would wait for ever for one that
-    goes on when it is cancelled.
+    On Python 3.10 that takes another task; as it does for a server that would wait for ever for one
+    that goes on when it is cancelled. Returned besides is the task that runs ``awaitable``.
     """
     if COUNTED and not quirks.waits_for_ever():
-        return awaitable
-    return outcome(asyncio.ensure_future(contained(awaitable)))
+        return awaitable, task
+    own = asyncio.ensure_future(contained(awaitable))
+    return outcome(own), own

@@ -13,6 +13,7 @@ from pyramid_asgi_consumers.connection import Endpoint, Limit
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, carried, caught, contained, original
+from pyramid_asgi_consumers.websocket import watcher
 from pyramid_asgi_consumers.websocket.face import WebSocketFunction
 from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
@@ -324,6 +325,23 @@ async def test_a_client_that_has_left_is_owed_no_response(caplog):
     sent = await run(endpoint(app, "http").http, http_scope(), disconnected=left)
     assert caplog.messages == []
     # Nobody gets it but middleware, which may wait for one.
+    assert sent[0]["status"] == 400
+
+
+async def test_a_consumer_whose_client_leaves_is_cancelled_and_has_raised_nothing(
+    counting, caplog, monkeypatch
+):
+    monkeypatch.setattr(watcher, "INTERVAL", 0.001)
+
+    async def app(scope, receive, send):
+        await asyncio.Event().wait()
+
+    left = asyncio.Event()
+    left.set()
+    sent = await asyncio.wait_for(
+        run(endpoint(app, "http").http, http_scope(), disconnected=left), 20
+    )
+    assert caplog.messages == []
     assert sent[0]["status"] == 400
 
 

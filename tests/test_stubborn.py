@@ -236,11 +236,13 @@ async def test_a_connection_of_hypercorn_is_waited_for_while_it_serves(hypercorn
 
 async def test_a_connection_of_hypercorn_is_left_alone_when_it_stops(hypercorn, swallower, caplog):
     await hypercorn(stops=True)
-    connection = asyncio.ensure_future(separate(swallower()))
+    awaited, runs = separate(swallower(), asyncio.current_task())
+    connection = asyncio.ensure_future(awaited)
     await swallower.began.wait()
     connection.cancel()
     await asyncio.wait({connection}, timeout=20)
     assert connection.cancelled()
+    assert not runs.done()
     assert caplog.messages[0].startswith("Left alone, since it goes on 0.01 s after")
 
 

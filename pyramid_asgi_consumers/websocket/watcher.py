@@ -277,25 +277,22 @@ class Sweep:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         #: Requests, and whether they were there already when it was looked last.
-        self._watched: dict[RequestWatcher, bool] = {}
+        self.watched: dict[RequestWatcher, bool] = {}
         self._is_due = False
 
     def add(self, watcher: "RequestWatcher") -> None:
-        self._watched[watcher] = False
+        self.watched[watcher] = False
         if not self._is_due:
             self._is_due = True
             self.loop.call_later(INTERVAL, self._look)
 
-    def remove(self, watcher: "RequestWatcher") -> None:
-        self._watched.pop(watcher, None)
-
     def _look(self) -> None:
-        for watcher, seen in list(self._watched.items()):
+        for watcher, seen in list(self.watched.items()):
             if seen:
                 watcher.look()
             else:
-                self._watched[watcher] = True
-        self._is_due = bool(self._watched)
+                self.watched[watcher] = True
+        self._is_due = bool(self.watched)
         if self._is_due:
             self.loop.call_later(INTERVAL, self._look)
 
@@ -313,6 +310,8 @@ class RequestWatcher:
 
     #: Whether the client is known to have left.
     left = False
+    #: Whether there is nothing to :meth:`end`.
+    idle = True
     _asked = _read = _stopped = _cancelled = False
     _waiting = 0
     _ahead: "asyncio.Task[Event] | None" = None
@@ -373,31 +372,30 @@ class RequestWatcher:
         self._size -= len(event.get("body", b""))
         return event
 
-    async def run(self, call: Awaitable[object]) -> None:
-        """Await ``call``, the consumer's, and watch.
+    def watch(self, task: "asyncio.Task[Any]") -> None:
+        """Watch from now on, and cancel ``task``, the consumer's, when its client leaves."""
+        self._task = task
+        self._sweep.add(self)
 
-        Returns when it has ended, or has been cancelled since its client has left.
-        """
-        self._task = task = asyncio.current_task()
-        if not self._stopped:
-            self._sweep.add(self)
-        try:
-            await call
-        except asyncio.CancelledError:
-            # Python 3.10 does not count: there a cancellation by others is not told from ours.
-            if not self._cancelled or getattr(task, "cancelling", int)() > self._before + 1:
-                raise
-        finally:
-            if not self._stopped:
-                self.stop()
-            if self._overdue is not None:
-                self._overdue.cancel()
-            if self._cancelled:
-                getattr(task, "uncancel", int)()
-            if self._ahead is not None and not self._ahead.done():
-                self._ahead.remove_done_callback(self._arrived)
-                self._ahead.cancel()
-                await asyncio.wait({self._ahead})
+    def has_cancelled(self, error: BaseException) -> bool:
+        """Whether ``error`` came of the consumer's being cancelled here, and of nothing else."""
+        if not self._cancelled:
+            return False
+        if isinstance(error, StandIn):
+            return self._task.cancelled()
+        # Python 3.10 does not count: there a cancellation by others is not told from ours.
+        return getattr(self._task, "cancelling", int)() <= self._before + 1
+
+    async def end(self) -> None:
+        """Take no event any more, and have nobody cancelled: the consumer has ended."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+        if self._cancelled:
+            getattr(self._task, "uncancel", int)()
+        if self._ahead is not None and not self._ahead.done():
+            self._ahead.remove_done_callback(self._arrived)
+            self._ahead.cancel()
+            await asyncio.wait({self._ahead})
 
     def told(self, name: str) -> None:
         """The consumer, which logs call ``name``, has been refused to send, as its client has left.
@@ -406,6 +404,7 @@ class RequestWatcher:
         """
         self.stop()
         if self._overdue is None and not self._cancelled:
+            self.idle = False
             seconds = self._scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
             self._overdue = self._sweep.loop.call_later(seconds, self._give_up, name, seconds)
 
@@ -422,7 +421,7 @@ class RequestWatcher:
         """Watch no longer: the response has ended, or the consumer listens by itself."""
         if not self._stopped:
             self._stopped = True
-            self._sweep.remove(self)
+            self._sweep.watched.pop(self, None)
 
     def look(self) -> None:
         """Take events in advance, if nobody waits for them and they may be taken."""
@@ -431,6 +430,7 @@ class RequestWatcher:
         if self._events is None:
             self._events = deque()
         if len(self._events) < MESSAGES and self._size < BYTES:
+            self.idle = False
             self._ahead = asyncio.ensure_future(_awaited(self._receive))
             self._ahead.add_done_callback(self._arrived)
 

@@ -589,6 +589,19 @@ EMPTY = {"type": "http.request", "body": b"", "more_body": False}
 GONE = {"type": "http.disconnect"}
 
 
+async def served(watching, call):
+    """Await ``call``, as a connection awaits its consumer."""
+    watching.watch(asyncio.current_task())
+    try:
+        await call
+    except asyncio.CancelledError as error:
+        if not watching.has_cancelled(error):
+            raise
+    finally:
+        watching.stop()
+        await watching.end()
+
+
 async def requested(server, func, *headers):
     """Run ``func(watcher)`` for a request; return whether it was cancelled."""
     scope = {"headers": [(b"host", b"localhost"), *headers], watcher.LEAVE_TIMEOUT: 0.01}
@@ -602,8 +615,11 @@ async def requested(server, func, *headers):
             cancelled.append(True)
             raise
 
-    await asyncio.wait_for(watching.run(called()), 20)
-    assert not getattr(asyncio.current_task(), "cancelling", int)()
+    async def is_cancelled_no_more():
+        await served(watching, called())
+        return not getattr(asyncio.current_task(), "cancelling", int)()
+
+    assert await asyncio.wait_for(is_cancelled_no_more(), 20)
     return bool(cancelled)
 
 
@@ -808,7 +824,7 @@ async def test_a_server_that_cancels_besides_is_passed_on():
             await asyncio.sleep(0)
 
     watching = RequestWatcher({"headers": []}, Server(GONE).receive, Sweep())
-    serving = asyncio.ensure_future(watching.run(func()))
+    serving = asyncio.ensure_future(served(watching, func()))
     await asyncio.wait({serving})
     # Python 3.10 does not count cancellations.
     assert serving.cancelled() is (sys.version_info >= (3, 11))
@@ -819,7 +835,7 @@ async def test_requests_that_run_side_by_side_are_looked_at_together():
     servers = [Server(EMPTY), Server(EMPTY)]
     running = [
         asyncio.ensure_future(
-            RequestWatcher({"headers": []}, server.receive, sweep).run(asyncio.Event().wait())
+            served(RequestWatcher({"headers": []}, server.receive, sweep), asyncio.Event().wait())
         )
         for server in servers
     ]
@@ -890,7 +906,7 @@ def test_a_loop_that_ends_while_an_http_consumer_goes_on_logs_no_error(caplog):
     async def main():
         server, ended = Server(), asyncio.Event()
         watching = RequestWatcher({"headers": []}, server.receive, Sweep())
-        kept.append(asyncio.create_task(watching.run(swallowed(ended))))
+        kept.append(asyncio.create_task(served(watching, swallowed(ended))))
         await until(lambda: server.asked and ended.is_set())
 
     kept = []
