@@ -290,6 +290,27 @@ def test_who_comes_while_a_feed_catches_up_gets_nothing_of_that():
     assert late.items == latest.items == [event(6)]
 
 
+def test_who_comes_while_the_first_page_is_on_its_way_gets_nothing_of_what_came_behind_that():
+    feed = feeds.StreamFeed("a", False)
+    first, newcomer = Subscriber(), Subscriber()
+    feed.add(first, None, True)
+    assert feed.next_page() is None
+    feed.asked = True
+    feed.receive((1, 2), event(2))
+    feed.add(newcomer, None, True)
+    assert feed.waits_for(newcomer)
+    feed.receive((1, 3), event(3))
+    feed.take_page((1, 1), [], None)
+    feed.asked = False
+    assert feed.waits_for(newcomer) and feed.wants_more()
+    assert feed.next_page() is None
+    feed.take_page((1, 3), [], None)
+    assert not feed.waits_for(newcomer) and not feed.wants_more()
+    feed.receive((1, 4), event(4))
+    assert numbers(first) == [2, 3, 4]
+    assert numbers(newcomer) == [4]
+
+
 def test_who_came_while_a_feed_caught_up_gets_all_of_it_where_that_broke_off():
     feed = settled_feed()
     feed.begin()

@@ -155,7 +155,8 @@ class StreamFeed(Feed):
             self.joining[subscription] = _Joiner(position_of(since))
         elif self.last is not None and self.published > self.last:
             self.joining[subscription] = _Joiner(reached=self.published, behind=self.last[0])
-        elif self.last is not None and not self.settled and in_touch:
+        elif (self.last is not None or self.asked) and not self.settled and in_touch:
+            # The page that is on its way may be from before.
             self.joining[subscription] = _Joiner(at_head=True)
         else:
             self.subscribers[subscription] = None
