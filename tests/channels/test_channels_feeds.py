@@ -393,16 +393,14 @@ async def test_who_has_stopped_waiting_is_not_woken():
     assert waiting.done()
 
 
+class LoneHub(hub.Hub):
+    async def _run(self):
+        """It has no connection."""
+
+
 def lone_hub():
     """A hub without a connection."""
-    made = object.__new__(hub.Hub)
-    made.feeds = {}
-    made._backend = SimpleNamespace(redis_channel=str.encode)
-    made._outage = None
-    made._attempt = 0
-    made._closed = False
-    made._begin()
-    return made
+    return LoneHub(SimpleNamespace(redis_channel=str.encode), None, None)
 
 
 async def test_a_confirmation_of_a_channel_that_was_left_reads_nothing():
