@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from pyramid_asgi_consumers.exceptions import LifespanError
 from pyramid_asgi_consumers.testing import TestApp, serving
-from pyramid_asgi_consumers.testing import server as module
+from pyramid_asgi_consumers.testing import live as module
 from tests.apps.liveapp import Application, get
 from tests.support.browser import browsing
 

@@ -19,9 +19,15 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.threadlocal import get_current_request
 
-from pyramid_asgi_consumers import run_in_request, testing
+from pyramid_asgi_consumers import run_in_request
 from pyramid_asgi_consumers.exceptions import LifespanError, WSGIError
-from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
+from pyramid_asgi_consumers.testing import (
+    TestApp,
+    WebSocketDenied,
+    WebSocketDisconnect,
+    timeouts,
+)
+from pyramid_asgi_consumers.testing.watched import watched_consumer
 from pyramid_asgi_consumers.websocket.face import WebSocketFunction
 from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
@@ -723,7 +729,7 @@ def test_the_test_closes():
 
 
 def test_a_consumer_finishes_with_what_the_test_sent_before_it_left(monkeypatch):
-    monkeypatch.setattr(testing, "GRACE", 2)
+    monkeypatch.setattr(timeouts, "GRACE", 2)
     finished = []
 
     async def consumer(scope, receive, send):
@@ -767,7 +773,7 @@ def test_a_receive_that_gets_nothing_says_what_it_waited_for():
 
 
 def test_a_consumer_that_never_answers(monkeypatch):
-    monkeypatch.setattr(testing, "TIMEOUT", 0.5)
+    monkeypatch.setattr(timeouts, "TIMEOUT", 0.5)
 
     async def consumer(scope, receive, send):
         await asyncio.Event().wait()
@@ -789,7 +795,7 @@ def test_a_consumer_that_does_not_end_with_its_client(monkeypatch):
     app = make(None, ("/ws", "websocket", consumer), **{"asgi.leave_timeout": "0.25"})
     with pytest.raises(TimeoutError, match="consumer of /ws did not end within 0.5 s after"):
         with TestApp(app).websocket("/ws"):
-            monkeypatch.setattr(testing, "TIMEOUT", 0.25)
+            monkeypatch.setattr(timeouts, "TIMEOUT", 0.25)
     assert ended == [True]
 
 
@@ -876,8 +882,8 @@ def test_a_function_looks_after_its_client_itself_as_on_a_server():
     async def function(websocket):
         """It is not called."""
 
-    watched = testing._watched_consumer(WebSocketFunction(function, "function"))
-    assert watched.watches and not testing._watched_consumer(function).watches
+    watched = watched_consumer(WebSocketFunction(function, "function"))
+    assert watched.watches and not watched_consumer(function).watches
 
 
 # Guarded websockets.
@@ -1177,7 +1183,7 @@ def test_a_task_that_is_left_is_cancelled_and_the_loop_closed():
 
 
 def test_a_task_that_cannot_be_cancelled_is_named(monkeypatch):
-    monkeypatch.setattr(testing, "TIMEOUT", 0.5)
+    monkeypatch.setattr(timeouts, "TIMEOUT", 0.5)
 
     async def stubborn():
         while True:
@@ -1203,7 +1209,7 @@ def test_a_consumer_that_blocks_the_loop(monkeypatch):
     app = make(None, ("/ws", "websocket", consumer), **{"asgi.leave_timeout": "0.25"})
     with pytest.raises(TimeoutError, match="These tasks .* do not end.*consumer"):
         with TestApp(app).websocket("/ws"):
-            monkeypatch.setattr(testing, "TIMEOUT", 0.5)
+            monkeypatch.setattr(timeouts, "TIMEOUT", 0.5)
     release.set()
     consumer.thread.join(20)
 

@@ -1,0 +1,166 @@
+"""WebTest over an ASGI application, websockets included."""
+
+import copy
+import io
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import webtest
+from webtest import utils
+
+from pyramid_asgi_consumers.application import ASGIApplication
+from pyramid_asgi_consumers.lifespan import running
+from pyramid_asgi_consumers.testing.call import Call
+from pyramid_asgi_consumers.testing.messages import body_messages
+from pyramid_asgi_consumers.testing.scopes import number, scope_of
+from pyramid_asgi_consumers.testing.server import Server
+from pyramid_asgi_consumers.testing.websocket import TestWebSocket
+
+
+class TestApp(webtest.TestApp):
+    """WebTest's ``TestApp`` over an :class:`.ASGIApplication`.
+
+    ``app`` is what ``config.make_asgi_app()`` returned, or the ``config:`` URI of such an
+    application; the other arguments are WebTest's. Every request is an ASGI call, which the
+    application answers as it would on a server, but that views run in the thread of the test, with
+    the keys of ``extra_environ`` in their environ. What a view or an http consumer raises is raised
+    in the test. Headers are named as the view wrote them, and the status has its reason; what a
+    view puts into its environ is in ``response.request.environ``. ``lint`` checks the WSGI
+    application behind the bridge, too.
+
+    As a context manager it runs the application's lifespan, and keeps one event loop until the end;
+    otherwise there is one from each outermost call, or open websocket, to its end.
+
+    Raises TypeError for any other application.
+    """
+
+    def __init__(self, app: ASGIApplication | str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(app, *args, **kwargs)
+        if not isinstance(self.app, ASGIApplication):
+            raise TypeError(
+                "TestApp needs an ASGIApplication, as config.make_asgi_app() returns it, not"
+                f" {self.app!r}; webtest.TestApp is for WSGI applications"
+            )
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+
+    def __enter__(self) -> "TestApp":
+        with ExitStack() as stack:
+            server = stack.enter_context(self._serving())
+            lifespan = running(server.app)
+            environ = self._make_environ()
+            server.run(lifespan.__aenter__(), environ)
+            stack.callback(lambda: server.run(lifespan.__aexit__(None, None, None), environ))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._open.close()
+
+    def do_request(self, req: Any, status: Any = None, expect_errors: Any = None) -> Any:
+        """Send the request ``req``; see ``webtest.TestApp.do_request``."""
+        # There it calls its application as a WSGI application.
+        over_wsgi = copy.copy(self)
+        over_wsgi.app = self._answer
+        response = super(TestApp, over_wsgi).do_request(req, status, expect_errors)
+        response.test_app = self
+        return response
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        length = number(environ.get("CONTENT_LENGTH"))
+        body = environ["wsgi.input"].read(*([] if length is None else [length]))
+        # The test may read it, too, in response.request.
+        environ["wsgi.input"] = io.BytesIO(body)
+        with self._serving() as server:
+            call = Call(server, scope_of(environ, "http"), environ, body_messages(body))
+            try:
+                call.start(call.serve())
+                server.wait(lambda: call.done)
+            finally:
+                call.cancel()
+                call.hand_back()
+        if call.error is not None:
+            raise call.error
+        start, *bodies = call.sent
+        start_response(call.status_line(start["status"]), call.decoded(start))
+        return [b"".join(message.get("body", b"") for message in bodies)]
+
+    @contextmanager
+    def websocket(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Sequence[str] = (),
+        origin: str | None = None,
+        extra_environ: Mapping[str, Any] | None = None,
+    ) -> Iterator["TestWebSocket"]:
+        """Open a websocket: ``with testapp.websocket("/chat/a") as websocket:``.
+
+        ``url`` is a path or a whole URL (ws, wss, http or https); ``headers`` are sent with the
+        handshake; ``subprotocols`` are those that the client offers; ``origin`` is the page's that
+        opens it, None for a client that is no browser; ``extra_environ`` is what the environ of a
+        guarded consumer's Pyramid requests has besides the ``TestApp``'s own. Cookies are shared
+        with the requests of this ``TestApp``, both ways.
+
+        Views of the websocket (its handshake, ``run_in_request``) run in the thread of the test
+        while it waits, for this or anything else of the ``TestApp``. Use the websocket in the
+        thread that has opened it.
+
+        The end of the block closes the websocket and waits for the consumer to end. Where the block
+        raises, the consumer is cancelled.
+
+        Raises :class:`.WebSocketDenied` where it is refused, TimeoutError where the consumer does
+        not answer within 5 seconds, or does not end within 5 seconds and ``asgi.leave_timeout``
+        when the websocket is closed.
+        """
+        if url.startswith(("ws:", "wss:")):
+            url = "http" + url[2:]
+        environ = self._make_environ(extra_environ)
+        request = self.RequestClass.blank(self._remove_fragment(url), environ)
+        request.http_version = "HTTP/1.1"
+        request.headers.update(
+            {
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+                "Sec-WebSocket-Version": "13",
+            }
+        )
+        if subprotocols:
+            request.headers["Sec-WebSocket-Protocol"] = ", ".join(subprotocols)
+        if origin is not None:
+            request.headers["Origin"] = origin
+        request.headers.update(headers or {})
+        self.cookiejar.add_cookie_header(utils._RequestCookieAdapter(request))
+        with self._serving() as server:
+            scope = scope_of(request.environ, "websocket")
+            scope["subprotocols"] = list(subprotocols)
+            call = Call(server, scope, request.environ, [{"type": "websocket.connect"}])
+            websocket = TestWebSocket(self, call)
+            try:
+                call.start(call.serve())
+                websocket._open(request)
+                yield websocket
+                websocket.close()
+            finally:
+                call.cancel()
+
+    @contextmanager
+    def _serving(self) -> Iterator["Server"]:
+        with self._lock:
+            if self._server is None:
+                self._server = Server(self.app, self.lint)
+            server = self._server
+            server.users += 1
+        try:
+            yield server
+        finally:
+            with self._lock:
+                server.users -= 1
+                is_last = not server.users
+                if is_last:
+                    self._server = None
+            if is_last:
+                server.close()

@@ -1,0 +1,27 @@
+"""Jobs that run in the thread of the test."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pyramid_asgi_consumers.handshake.lanes import Lane
+from pyramid_asgi_consumers.testing.call import current_call
+from pyramid_asgi_consumers.wsgi.threads import ThreadPool
+
+
+class CallingThreads(ThreadPool):
+    """Leaves jobs to the thread that has made the call which they belong to."""
+
+    def submit(self, job: Callable[[], object]) -> None:
+        call = current_call.get()
+        call.server.tell(call.jobs.append, job)
+
+    async def drain(self, timeout: float) -> bool:
+        # That thread waits for them itself.
+        return True
+
+
+class CallingLane(Lane):
+    """Leaves jobs to the threads of its pool: no call waits for another's."""
+
+    async def run(self, function: Callable[..., object], *args: object, left: Any = None) -> object:
+        return await self.pool.run(function, *args)
