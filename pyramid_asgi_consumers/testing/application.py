@@ -1,4 +1,10 @@
-"""WebTest over an ASGI application, websockets included."""
+""":class:`TestApp`: WebTest over an ASGI application, websockets included. The test's side.
+
+All of it runs in the thread of the test. ``server.py`` is what it tests with: a copy of the
+application on an event loop in a thread of its own, from the first call or open websocket to the
+end of the last. ``scopes.py`` and ``messages.py`` say what the application gets, ``wsgi.py`` what
+else of the test its views see; ``websocket.py`` is what a test has of a websocket.
+"""
 
 import copy
 import io
@@ -12,11 +18,10 @@ from webtest import utils
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.lifespan import running
-from pyramid_asgi_consumers.testing.call import Call
-from pyramid_asgi_consumers.testing.messages import body_messages
+from pyramid_asgi_consumers.testing import messages
 from pyramid_asgi_consumers.testing.scopes import number, scope_of
 from pyramid_asgi_consumers.testing.server import Server
-from pyramid_asgi_consumers.testing.websocket import TestWebSocket
+from pyramid_asgi_consumers.testing.websocket import TestWebSocket, opened
 
 
 class TestApp(webtest.TestApp):
@@ -74,17 +79,18 @@ class TestApp(webtest.TestApp):
         # The test may read it, too, in response.request.
         environ["wsgi.input"] = io.BytesIO(body)
         with self._serving() as server:
-            call = Call(server, scope_of(environ, "http"), environ, body_messages(body))
+            call = server.call(scope_of(environ, "http"), environ, messages.of_body(body))
             try:
                 call.start(call.serve())
-                server.wait(lambda: call.done)
+                server.thread.wait(lambda: call.done)
             finally:
                 call.cancel()
-                call.hand_back()
+                call.details.hand_back()
         if call.error is not None:
             raise call.error
-        start, *bodies = call.sent
-        start_response(call.status_line(start["status"]), call.decoded(start))
+        start, *bodies = call.connection.sent
+        details = call.details
+        start_response(details.status_line(start["status"]), details.header_list(start))
         return [b"".join(message.get("body", b"") for message in bodies)]
 
     @contextmanager
@@ -115,6 +121,28 @@ class TestApp(webtest.TestApp):
         not answer within 5 seconds, or does not end within 5 seconds and ``asgi.leave_timeout``
         when the websocket is closed.
         """
+        request = self._handshake(url, headers, subprotocols, origin, extra_environ)
+        with self._serving() as server:
+            scope = scope_of(request.environ, "websocket")
+            scope["subprotocols"] = list(subprotocols)
+            call = server.call(scope, request.environ, [{"type": "websocket.connect"}])
+            try:
+                call.start(call.serve())
+                websocket = opened(self, call, request)
+                yield websocket
+                websocket.close()
+            finally:
+                call.cancel()
+
+    def _handshake(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None,
+        subprotocols: Sequence[str],
+        origin: str | None,
+        extra_environ: Mapping[str, Any] | None,
+    ) -> Any:
+        """The request with which a client opens a websocket (RFC 6455 section 4.1)."""
         if url.startswith(("ws:", "wss:")):
             url = "http" + url[2:]
         environ = self._make_environ(extra_environ)
@@ -134,18 +162,7 @@ class TestApp(webtest.TestApp):
             request.headers["Origin"] = origin
         request.headers.update(headers or {})
         self.cookiejar.add_cookie_header(utils._RequestCookieAdapter(request))
-        with self._serving() as server:
-            scope = scope_of(request.environ, "websocket")
-            scope["subprotocols"] = list(subprotocols)
-            call = Call(server, scope, request.environ, [{"type": "websocket.connect"}])
-            websocket = TestWebSocket(self, call)
-            try:
-                call.start(call.serve())
-                websocket._open(request)
-                yield websocket
-                websocket.close()
-            finally:
-                call.cancel()
+        return request
 
     @contextmanager
     def _serving(self) -> Iterator["Server"]:

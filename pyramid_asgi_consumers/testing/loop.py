@@ -1,11 +1,133 @@
-"""The event loop of a test, where sockets are forbidden, too."""
+"""The event loop that a test's application runs on, in a thread of its own.
+
+:class:`LoopThread` answers how the thread of a test and that of the loop work together. The loop's
+thread changes what threads wait for by :meth:`LoopThread.tell` only. A thread of a test waits in
+:meth:`LoopThread.wait` only, and there it runs the jobs that the application has for it.
+It knows nothing of applications: ``server.py`` has the one that runs on it, ``call.py`` a call of
+that, and ``threads.py`` says which jobs come to a thread.
+"""
 
 import _socket
 import asyncio
 import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pyramid_asgi_consumers.testing import timeouts
+
+#: What a thread of a test is to run.
+Job = Callable[[], object]
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
+class LoopThread:
+    """Runs an event loop in a thread, from its making until :meth:`close`.
+
+    :meth:`jobs`, :meth:`wait` and :meth:`close` are for the threads of tests, of which there may be
+    several at once; :meth:`tell` is for all.
+    """
+
+    def __init__(self) -> None:
+        self.loop = _new_event_loop()
+        self._news = threading.Condition()
+        self._jobs: dict[int, deque[Job]] = {}
+        self._has_ended = False
+        # A task of the application has raised it, and the event loop has obeyed.
+        self._interrupt: BaseException | None = None
+        # Tasks that went on when they were cancelled at the end.
+        self._stubborn: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._work, name="testapp", daemon=True)
+        self._thread.start()
+
+    def jobs(self) -> "deque[Job]":
+        """Those for the calling thread, which :meth:`wait` runs there."""
+        return self._jobs.setdefault(threading.get_ident(), deque())
+
+    def tell(self, change: Callable[..., object], *args: object) -> None:
+        """Make a change that threads may wait for."""
+        with self._news:
+            change(*args)
+            self._news.notify_all()
+
+    def wait(self, until: Callable[[], object], timeout: float | None = None) -> bool:
+        """Do the calling thread's jobs until ``until()`` is true; return whether it is.
+
+        Waits at most ``timeout`` seconds, without what the jobs take. Raises what would end a
+        server: a ``SystemExit`` or ``KeyboardInterrupt`` of a task that the application has started
+        itself.
+        """
+        jobs = self.jobs()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._news:
+                left = None if deadline is None else deadline - time.monotonic()
+                self._news.wait_for(lambda: until() or jobs or self._interrupt is not None, left)
+                if self._interrupt is not None:
+                    interrupt, self._interrupt = self._interrupt, None
+                    raise interrupt
+                if until():
+                    return True
+                if not jobs:
+                    return False
+                job = jobs.popleft()
+            began = time.monotonic()
+            job()
+            if deadline is not None:
+                deadline += time.monotonic() - began
+
+    def close(self) -> None:
+        """End what still runs, then the loop and its thread.
+
+        Raises TimeoutError where that takes more than 10 seconds.
+        """
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if self.wait(lambda: self._has_ended, 2 * timeouts.TIMEOUT):
+            self._thread.join()
+            left = self._stubborn
+        else:
+            left = asyncio.all_tasks(self.loop)
+        if left:
+            raise TimeoutError(f"These tasks of the application do not end: {left}")
+
+    # In the loop's thread.
+
+    def _work(self) -> None:
+        try:
+            while not self._run():
+                pass
+            self.loop.run_until_complete(self._end())
+        finally:
+            self.loop.close()
+            self.tell(self._set_ended)
+
+    def _run(self) -> bool:
+        """Run the loop until it is stopped; return whether it was, by :meth:`close`."""
+        try:
+            self.loop.run_forever()
+        except BaseException as error:
+            self.tell(self._set_interrupt, error)
+            return False
+        return True
+
+    def _set_interrupt(self, error: BaseException) -> None:
+        self._interrupt = error
+
+    def _set_ended(self) -> None:
+        self._has_ended = True
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, self._stubborn = await asyncio.wait(tasks, timeout=timeouts.TIMEOUT)
+        await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
     # pytest-socket 0.8 (--disable-socket) forbids sockets by a class in the place of Python's.
     if socket.socket.__module__ == "socket":
         return asyncio.new_event_loop()
@@ -14,6 +136,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 class _UnguardedLoop(asyncio.SelectorEventLoop):
     """Wakes itself through sockets of its own, which lead nowhere else."""
+
+    # Those of asyncio's that it uses, which are not among its annotations.
+    _internal_fds: int
+    _add_reader: Callable[..., object]
+    _read_from_self: Callable[[], None]
 
     def _make_self_pipe(self) -> None:
         # asyncio makes them by socket.socketpair(), and knows no other way.

@@ -1,4 +1,9 @@
-"""The scope that a server would make of a request."""
+"""The scope that a server would make of a request, from the environ that WebTest has for it.
+
+All is pure. An environ of a test may have values that no server could send or receive: bytes, text
+beyond latin-1, ports that are none. The scope has what a server would have made of the closest that
+a client can send; that the views get the test's own values again is the matter of ``wsgi.py``.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +12,16 @@ from urllib.parse import quote
 from pyramid_asgi_consumers.lifespan import ENTERS_NONE
 from pyramid_asgi_consumers.wsgi.environ import DEFAULT_PORTS
 
-# What the server decides.
+#: The keys of an environ that the server decides.
 DECIDED_BY_SERVER = frozenset(("PATH_INFO", "REQUEST_METHOD", "SCRIPT_NAME", "SERVER_PROTOCOL"))
+# Those that are in the scope, but for headers.
+_DESCRIBING = DECIDED_BY_SERVER | {
+    "QUERY_STRING",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "SERVER_NAME",
+    "SERVER_PORT",
+}
 
 
 def scope_of(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -47,15 +60,6 @@ def scope_of(environ: Mapping[str, Any], kind: str) -> dict[str, Any]:
         scope["scheme"] = {"http": "ws", "https": "wss"}[scope["scheme"]]
         scope["extensions"] = {"websocket.http.response": {}}
     return scope
-
-
-_DESCRIBING = DECIDED_BY_SERVER | {
-    "QUERY_STRING",
-    "REMOTE_ADDR",
-    "REMOTE_PORT",
-    "SERVER_NAME",
-    "SERVER_PORT",
-}
 
 
 def sendable(value: Any) -> str:

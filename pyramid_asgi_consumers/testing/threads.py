@@ -1,4 +1,9 @@
-"""Jobs that run in the thread of the test."""
+"""Which thread runs what the application would leave to worker threads: that of the test.
+
+The application's copy has these in the place of its own. A job goes to the thread that has made the
+call which the job belongs to, and :meth:`.LoopThread.wait` runs it there. So what a test has set up
+in its thread is there for its views: a transaction, thread-locals, a context variable.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +18,7 @@ class CallingThreads(ThreadPool):
 
     def submit(self, job: Callable[[], object]) -> None:
         call = current_call.get()
-        call.server.tell(call.jobs.append, job)
+        call.thread.tell(call.jobs.append, job)
 
     async def drain(self, timeout: float) -> bool:
         # That thread waits for them itself.

@@ -1,4 +1,10 @@
-"""What the application runs, telling its call what was raised."""
+"""How a test learns what its view or its consumer has raised.
+
+The application catches it and answers for it, as on a server. So its copy has wrappers around its
+WSGI application and its consumers, which tell the call before the application hears of it; the test
+is raised that very object. The WSGI application gets the environ of the test here, too
+(``wsgi.py``).
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,13 +18,13 @@ from pyramid_asgi_consumers.raised import original
 from pyramid_asgi_consumers.testing.call import current_call
 
 
-def watched_application(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
+def watched_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
     """``wsgi_app`` with the environ of the test, telling the call what it raises."""
 
     def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         call = current_call.get()
-        environ = call.environ_of(environ)
-        start_response = call.noting(start_response)
+        environ = call.details.environ_for_view(environ)
+        start_response = call.details.noting(start_response)
         suspended = False
         try:
             result = wsgi_app(environ, start_response)
@@ -60,23 +66,27 @@ class WatchedConsumers:
             return None
         consumer, path_params = found
         if consumer not in self._watched:
-            self._watched[consumer] = replace(consumer, app=watched_consumer(consumer.app))
+            self._watched[consumer] = replace(consumer, app=WatchedConsumer(consumer.app))
         return self._watched[consumer], path_params
 
 
-def watched_consumer(app: Callable[..., Any]) -> Callable[..., Any]:
-    async def watched(scope: dict[str, Any], receive: Any, send: Any) -> None:
+class WatchedConsumer:
+    """``app``, telling the call what it raises."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+        #: Whether it looks after its client itself, as a websocket's function does.
+        self.watches: bool = getattr(app, "watches", False)
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         call = current_call.get()
         call.in_consumer = True
         try:
-            await app(scope, receive, send)
-            call.check_end()
+            await self._app(scope, receive, send)
+            call.connection.check_end()
         except (HTTPException, WebSocketDisconnect):
             # They say how to end.
             raise
         except BaseException as error:
             call.error = original(error)
             raise
-
-    watched.watches = getattr(app, "watches", False)
-    return watched

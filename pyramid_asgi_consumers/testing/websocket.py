@@ -1,8 +1,13 @@
-"""The client's end of a websocket of a test."""
+"""The client's end of a websocket: what a test sends, receives and closes, in its own thread.
+
+``TestApp.websocket()``, in ``application.py``, makes the request, starts the call of the
+application and ends it; between the two, :class:`TestWebSocket` is what the test has.
+"""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import webtest
 from webob.headers import ResponseHeaders
 from webtest import utils
 
@@ -10,8 +15,15 @@ from pyramid_asgi_consumers.exceptions import WebSocketDenied, WebSocketDisconne
 from pyramid_asgi_consumers.testing import timeouts
 from pyramid_asgi_consumers.testing.call import Call
 
-if TYPE_CHECKING:
-    from pyramid_asgi_consumers.testing.application import TestApp
+
+def opened(testapp: webtest.TestApp, call: Call, request: Any) -> "TestWebSocket":
+    """The websocket that ``call``, which runs, answers the handshake ``request`` with.
+
+    Raises :class:`.WebSocketDenied` where it is refused, TimeoutError where nothing comes.
+    """
+    websocket = TestWebSocket(testapp, call)
+    websocket._open(request)
+    return websocket
 
 
 class TestWebSocket:
@@ -26,9 +38,10 @@ class TestWebSocket:
     # Not for pytest to collect.
     __test__ = False
 
-    def __init__(self, testapp: "TestApp", call: Call) -> None:
+    def __init__(self, testapp: webtest.TestApp, call: Call) -> None:
         self.testapp = testapp
         self._call = call
+        self._connection = call.connection
         #: The one of the offered subprotocols that the consumer chose, or None.
         self.accepted_subprotocol: str | None = None
         #: Those that came with the accept.
@@ -44,7 +57,7 @@ class TestWebSocket:
         if self.close_code is not None:
             raise RuntimeError(f"The websocket is closed with the code {self.close_code}")
         kind = "text" if isinstance(data, str) else "bytes"
-        self._call.deliver({"type": "websocket.receive", kind: data})
+        self._connection.deliver({"type": "websocket.receive", kind: data})
 
     def send_text(self, text: str) -> None:
         """Send a text message."""
@@ -70,8 +83,8 @@ class TestWebSocket:
         """
         message = self._next(timeout, "a message")
         if message["type"] == "websocket.close":
-            self.close_code, self.close_reason = self._call.closed
-            raise WebSocketDisconnect(*self._call.closed) from self._call.error
+            self.close_code, self.close_reason = self._connection.closed
+            raise WebSocketDisconnect(*self._connection.closed) from self._call.error
         text = message.get("text")
         return message["bytes"] if text is None else text
 
@@ -95,23 +108,23 @@ class TestWebSocket:
         TimeoutError where it does not end within 5 seconds and ``asgi.leave_timeout``.
         """
         call = self._call
-        call.leave(code, reason)
+        self._connection.leave(code, reason)
         # A function that goes on is cancelled, as on a server.
-        timeout = timeouts.TIMEOUT + call.server.app.leave_timeout
-        if not call.server.wait(lambda: call.done, timeout):
+        timeout = timeouts.TIMEOUT + call.app.leave_timeout
+        if not call.thread.wait(lambda: call.done, timeout):
             raise TimeoutError(
                 f"The consumer of {call.scope['path']} did not end within {timeout:g} s after the"
                 f" websocket was closed; it is at {call.task!r}"
             )
-        self.close_code, self.close_reason = call.closed
+        self.close_code, self.close_reason = self._connection.closed
 
     def _open(self, request: Any) -> None:
         message = self._next(timeouts.TIMEOUT, "the answer to the handshake")
         accepted = message["type"] == "websocket.accept"
-        call = self._call
         status = 101 if accepted else message.get("status", 403)
+        details = self._call.details
         response = request.ResponseClass(
-            status=call.status_line(status), headerlist=call.decoded(message)
+            status=details.status_line(status), headerlist=details.header_list(message)
         )
         if message["type"] == "websocket.http.response.start":
             more = True
@@ -125,17 +138,17 @@ class TestWebSocket:
         if not accepted:
             response.request = request
             response.test_app = self.testapp
-            raise WebSocketDenied(response) from call.error
+            raise WebSocketDenied(response) from self._call.error
         self.headers = response.headers
         self.accepted_subprotocol = message.get("subprotocol")
 
     def _next(self, timeout: float, waited_for: str) -> dict[str, Any]:
-        call = self._call
-        if not call.server.wait(lambda: call.sent or call.done, timeout):
+        call, sent = self._call, self._connection.sent
+        if not call.thread.wait(lambda: sent or call.done, timeout):
             raise TimeoutError(
                 f"Waited {timeout} s for {waited_for} from {call.scope['path']}: nothing came"
             )
-        return call.sent.popleft() if call.sent else {"type": "websocket.close"}
+        return sent.popleft() if sent else {"type": "websocket.close"}
 
 
 def _of_kind(kind: type, data: Any) -> Any:

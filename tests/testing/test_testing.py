@@ -27,7 +27,7 @@ from pyramid_asgi_consumers.testing import (
     WebSocketDisconnect,
     timeouts,
 )
-from pyramid_asgi_consumers.testing.watched import watched_consumer
+from pyramid_asgi_consumers.testing.watched import WatchedConsumer
 from pyramid_asgi_consumers.websocket.face import WebSocketFunction
 from tests.support.asgi import body_of, http_scope, run, websocket_scope
 
@@ -882,8 +882,8 @@ def test_a_function_looks_after_its_client_itself_as_on_a_server():
     async def function(websocket):
         """It is not called."""
 
-    watched = watched_consumer(WebSocketFunction(function, "function"))
-    assert watched.watches and not watched_consumer(function).watches
+    watched = WatchedConsumer(WebSocketFunction(function, "function"))
+    assert watched.watches and not WatchedConsumer(function).watches
 
 
 # Guarded websockets.

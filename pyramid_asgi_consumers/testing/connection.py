@@ -1,0 +1,98 @@
+"""The connection between a test and its application: ``receive`` and ``send`` as a server has them.
+
+The application calls :meth:`Connection.receive` and :meth:`Connection.send` on the event loop. The
+test, in its own thread, delivers messages, leaves, and looks at what was sent while it waits
+(:meth:`.LoopThread.wait`). Which messages are right is in ``messages.py``.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.testing import messages, timeouts
+from pyramid_asgi_consumers.testing.loop import LoopThread
+
+Message = dict[str, Any]
+
+
+class Connection:
+    """Receives ``waiting`` at first, and then what the test delivers."""
+
+    def __init__(
+        self, thread: LoopThread, scope: Mapping[str, Any], waiting: Iterable[Message]
+    ) -> None:
+        self.thread = thread
+        self.scope = scope
+        #: What the application has sent, and the test has not taken yet.
+        self.sent: deque[Message] = deque()
+        #: Code and reason of a websocket's close, the first of the two sides'.
+        self.closed = (1006, "")
+        self._waiting = deque(waiting)
+        self._arrived = asyncio.Event()
+        # What there is to receive, as often as asked for, once the client has left.
+        self._farewell: Message | None = None
+        # The loop's time from which sending fails.
+        self._gone_at = math.inf
+        self._expected = messages.first(scope)
+
+    # For the test's thread.
+
+    def deliver(self, message: Message) -> None:
+        """Let the application receive ``message``."""
+        self.thread.loop.call_soon_threadsafe(self._deliver, message)
+
+    def leave(self, code: int, reason: str) -> None:
+        """Let the application see that the websocket's client has left, unless it has closed."""
+        self.thread.loop.call_soon_threadsafe(self._leave, code, reason)
+
+    # For the loop's thread.
+
+    async def receive(self) -> Message:
+        while not self._waiting:
+            if self._farewell is not None:
+                self._gone_at = 0
+                return self._farewell
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._gone_at = max(self._gone_at, self.thread.loop.time() + timeouts.GRACE)
+        return self._waiting.popleft()
+
+    async def send(self, message: Message) -> None:
+        messages.check(message, self._expected, self._named)
+        if self.thread.loop.time() >= self._gone_at:
+            raise ClientDisconnected("The client has left")
+        self._expected = messages.after(message, self._expected)
+        if messages.ends_response(message):
+            self._farewell = {"type": "http.disconnect"}
+            self._arrived.set()
+        if message["type"] == "websocket.close":
+            self._leave(message.get("code", 1000), message.get("reason") or "")
+        self.thread.tell(self.sent.append, message)
+
+    def check_end(self) -> None:
+        """Raise RuntimeError where a response has no end."""
+        if self.scope["type"] == "http" and self._expected:
+            raise RuntimeError(
+                f"{self._named}: the application returned before the end of its response; a"
+                ' consumer sends "http.response.start", and "http.response.body" until one has no'
+                " more_body"
+            )
+
+    @property
+    def _named(self) -> str:
+        """Whose connection it is, for error messages."""
+        return f"{self.scope['type']} {self.scope['path']}"
+
+    def _deliver(self, message: Message) -> None:
+        self._waiting.append(message)
+        self._arrived.set()
+
+    def _leave(self, code: int, reason: str) -> None:
+        if self._farewell is None:
+            self.closed = (code, reason)
+            self._farewell = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._gone_at = self.thread.loop.time() + timeouts.GRACE
+            self._arrived.set()
