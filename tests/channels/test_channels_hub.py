@@ -219,8 +219,7 @@ async def test_a_connection_that_came_with_a_cancellation_is_released():
         return "connection"
 
     async def take():
-        async with connections.take():
-            """It never comes to this."""
+        await connections.take().__aenter__()
 
     pool = Pool(get)
     connections = Connections(pool, SECONDS)
@@ -242,8 +241,7 @@ async def test_a_connection_that_never_came_is_not_released():
         raise ConnectionResetError
 
     async def take():
-        async with connections.take():
-            """It never comes to this."""
+        await connections.take().__aenter__()
 
     pool = Pool(get)
     connections = Connections(pool, SECONDS)
