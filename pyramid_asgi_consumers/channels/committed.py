@@ -24,9 +24,9 @@ TIMEOUT = 5.0
 # Seconds after which who waits looks whether somebody is at work.
 LOOK = 0.05
 
-# How a failure is logged that nobody else is told of.
-COMMITTED = "Not published on %s after the commit: %s"
-INTERRUPTING = "Not published on %s, by what interrupted another publish: %s"
+# How what is logged was to be published, where nobody else is told of its failure.
+COMMITTED = " after the commit"
+INTERRUPTING = ", by what interrupted another publish"
 
 
 class _Job:
@@ -279,7 +279,12 @@ class Committed:
 def _log(failure: str, messages: Messages, results: list[Any]) -> None:
     for (name, _), result in zip(messages, results, strict=True):
         if isinstance(result, ChannelsError):
-            log.error(failure, Shown(name), Shown(result))
+            log.error(
+                "Not published on %s%s: %s",
+                Shown(name),
+                Shown(failure, quoted=False),
+                Shown(result),
+            )
 
 
 def _id(results: list[Any]) -> str:
