@@ -14,6 +14,7 @@ import time
 from pyramid_asgi_consumers.channels import Channels, Event
 from pyramid_asgi_consumers.channels.base import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.channels.redis.connections import make_pool
 from tests.support.redis_server import RedisServer
 
 STORED = 1000
@@ -72,16 +73,18 @@ async def catch_up(url, channels):
     await asyncio.gather(*(subscription.__aenter__() for subscription in subscriptions))
     await asyncio.gather(*(faces.publish(name, 0) for name in names))
     await asyncio.gather(*(receive(subscription, 1) for subscription in subscriptions))
-    nowhere = RedisBackend("redis://127.0.0.1:1/0")
-    make_subscriber, backend.make_subscriber = backend.make_subscriber, nowhere.make_subscriber
-    server = backend._pool.get_connection()
+    # As if nobody could connect for as long as that is published.
+    (loop,) = backend._loops.values()
+    connections = loop.connections
+    connections.make = make_pool("redis://127.0.0.1:1/0", 5.0).make_connection
+    server = backend.blocking.pool.get_connection()
     server.send_command("CLIENT", "KILL", "TYPE", "pubsub")
     server.read_response()
-    backend._pool.release(server)
+    backend.blocking.pool.release(server)
     begin = time.perf_counter()
     await asyncio.to_thread(publish, names)
     print(f"(published within {time.perf_counter() - begin:.0f} s)", flush=True)
-    backend.make_subscriber = make_subscriber
+    del connections.make
     await measure(
         f"{channels} channels x {STORED} events after a cut",
         [receive(subscription, STORED) for subscription in subscriptions],

@@ -43,37 +43,95 @@ class IASGIApplication(Interface):
 
 
 class IChannelsBackend(Interface):
-    """What carries the events of channels; given to ``config.set_channels_backend``.
+    """What carries the events of channels, and all that a new backend has to do.
 
-    Names and payloads arrive checked and encoded: see :mod:`pyramid_asgi_consumers.channels.base`,
-    whose ``make_event`` makes an event of a payload. If it has an attribute ``timeout``, publishers
-    wait so many seconds for what was committed before, and otherwise 5.
+    It is given to ``config.set_channels_backend``. :mod:`pyramid_asgi_consumers.channels.base` has
+    what backends share, and ``channels/memory.py`` is the shortest one.
+
+    **Names and payloads** arrive checked and encoded. A name is a str of 1 to 200 characters of any
+    kind; there may be any number of names, so what a backend remembers of each needs a bound. A
+    payload is bytes of any length. ``base.make_event(name, position, payload)`` makes the event,
+    and raises ValueError for a payload that channels never made: log that, and skip it.
+
+    **Positions and ids.** An event stands at a position in its channel: ``(epoch, number)``.
+    Numbers count from 1 within an epoch, without a hole. Where the count cannot be gone on with,
+    since data was lost or the channel was forgotten, a later epoch begins (a larger number, such as
+    the time in microseconds): no position is given out twice. ``base.make_id(position)`` is the id,
+    of twice 16 digits: compared as text, ids are in the order of their positions. A client may send
+    any text for an id: ``base.position_of(text)`` is None for what cannot be one.
+
+    **Gaps.** A subscriber gets each event of a channel once and in order. Where events are missing
+    it gets a ``base.Gap`` in their place, with their number, or None where nobody knows that; never
+    a hole without a gap. ``base.Feed`` sees to this for what is live, and ``base.catch_up`` for
+    what is stored. A new epoch that is seen from its first event on is no gap for who was live.
+
+    **Event loops and threads.** One backend serves all threads, and any number of event loops at
+    the same time. A subscription belongs to the loop on which ``attach`` was awaited: its
+    ``replay``, ``put`` and ``end`` are called on that loop and nowhere else (from elsewhere through
+    ``loop.call_soon_threadsafe``). They do not block, and neither may the backend on a loop. A loop
+    may close without ``aclose``, with subscriptions alive: such a one is forgotten.
+
+    **Interruptions and forks.** A finalizer or the handler of a signal may publish in the midst of
+    a publish in the same thread, so ``publish_many`` must not wait for a lock that its own thread
+    may hold. A process that forks has its own connections in the child, where no other thread goes
+    on and subscriptions are the parent's: ``channels/forks.py`` has the means.
+
+    **Timeouts.** A publish ends within ``timeout`` seconds, an attribute that a backend may have.
+    Publishers wait that long for what was committed before, and otherwise for 5 seconds.
     """
 
     def publish_many(messages):
         """Publish each ``(channel, payload)`` in order, from any thread, blocking.
 
-        Return, for each, the id of the event or the ``ChannelsError`` that kept it back.
+        Return a list with, for each, the id of the event or the error that kept it back (as a
+        value: nothing is raised): a ``PublishRefused`` where it certainly was not published, a
+        ``PublishUnknown`` where nobody knows. Nothing is published twice, so what may have been
+        published is not tried again. One that fails keeps back none of the others.
         """
 
     def publish(channel, payload):
-        """Publish on the running event loop; awaited. Return the id, or raise ChannelsError."""
+        """Publish on the running event loop; awaited. Return the id, or raise the error.
+
+        Where the caller is cancelled, it may have been published or not.
+        """
 
     def attach(subscription):
-        """Hand what is published from now on to ``subscription.put``; awaited.
+        """Enter a subscription to all of its ``channels``; awaited on its event loop.
 
-        What was published on a channel after ``subscription.since[channel]`` comes first, through
-        ``subscription.replay``.
+        When this returns, nothing that is published afterwards on these channels can be missed:
+        each event is handed to ``subscription.put``, and where that is impossible for a time, a
+        gap. What was published before is not put.
+
+        For a channel in ``subscription.since``, what is stored after that id comes first, as
+        ``base.catch_up(…, again=True)`` tells it: through ``subscription.replay``, in any number of
+        calls, also after this has returned, but before the first ``put`` of the channel. What is
+        live follows without a hole and without a repeat.
+
+        ``subscription.presence``, if it is not None, is an encoded member of each of the channels
+        until ``detach``. What cannot be reached just now is no error: the subscription is entered,
+        and a gap follows. Raise ChannelsError where it cannot be entered at all.
         """
 
     def detach(subscription):
-        """Undo ``attach``, also where that was cancelled half way; awaited."""
+        """Undo ``attach``; awaited on the same event loop.
+
+        It is called once for each ``attach``, also where that raised or was cancelled half way, and
+        for one that ``aclose`` has ended. Nothing is put afterwards.
+        """
 
     def present(channel):
-        """Return the members that subscribe to ``channel``, without repeats; awaited."""
+        """Return the members of ``channel`` in all processes, decoded, without repeats; awaited.
+
+        Those of a process that was killed are gone after 30 seconds at most. Raise ChannelsError
+        where nobody knows.
+        """
 
     def aclose():
-        """Close what belongs to the running event loop; awaited. Subscriptions that need it end."""
+        """Close what belongs to the running event loop; awaited.
+
+        Its subscriptions end (``subscription.end()``), unless they need nothing that was closed.
+        The backend may be used again, and then opens what it needs.
+        """
 
 
 class IChannels(Interface):

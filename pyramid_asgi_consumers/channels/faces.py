@@ -1,4 +1,8 @@
-"""Channels as an application sees them: awaitable, and from a request's synchronous world."""
+"""The public API of channels: ``Channels`` on an event loop, ``RequestChannels`` from a request.
+
+Both check names, encode data and hand it to the backend (``interfaces.IChannelsBackend``), behind
+what was committed before (``committed.py``).
+"""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,9 +1,13 @@
-"""Locks that a fork finds free, so that the child does not wait for a thread that it has not."""
+"""What a fork needs: locks that it finds free, and what each process has of its own.
+
+The child has none of the parent's threads: it would wait for ever for one that held a lock.
+"""
 
 import os
 import threading
 import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Forked(Protocol):
@@ -46,3 +50,25 @@ getattr(os, "register_at_fork", lambda **hooks: None)(
     after_in_parent=lambda: _after(False),
     after_in_child=lambda: _after(True),
 )
+
+
+Made = TypeVar("Made")
+
+
+class PerProcess(Generic[Made]):
+    """What each process has of its own: ``make`` makes it when a process first asks for it."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make = make
+        self._made: dict[int, Made] = {}
+
+    def __call__(self) -> Made:
+        pid = os.getpid()
+        made = self._made.get(pid)
+        if made is None:
+            # Of two threads that make one, both get the first.
+            made = self._made.setdefault(pid, self._make())
+            self._made = {pid: made}
+        return made

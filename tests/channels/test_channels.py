@@ -52,8 +52,8 @@ class Redis:
 
     async def is_empty(self, backend):
         client = self.server.client
-        return not client.keys(f"{backend._prefix}present:*") and not client.pubsub_channels(
-            f"{backend._prefix}*"
+        return not client.keys(backend.keys.members("*")) and not client.pubsub_channels(
+            backend.keys.redis_channel("*")
         )
 
 
@@ -1117,6 +1117,26 @@ def test_a_loop_that_was_closed_is_forgotten_by_who_subscribes():
             assert await channels.present("a") == []
 
     asyncio.run(subscribe())
+
+
+def test_a_loop_that_closed_with_subscriptions_is_forgotten():
+    channels = Channels(MemoryBackend())
+    loop = asyncio.new_event_loop()
+    subscription = channels.subscribe("a", presence="ann")
+    loop.run_until_complete(subscription.__aenter__())
+    loop.close()
+
+    async def present():
+        async with channels.subscribe("a"):
+            return await channels.present("a")
+
+    assert asyncio.run(present()) == []
+
+
+async def test_a_subscription_that_was_not_attached_is_detached_without_harm():
+    backend = MemoryBackend()
+    await backend.detach(Channels(backend).subscribe("a"))
+    assert await backend.present("a") == []
 
 
 def test_a_loop_that_was_closed_is_forgotten_by_who_publishes_to_it():

@@ -1,4 +1,9 @@
-"""What the errors mean that Redis answers: refused, unknown, or asked at the wrong server."""
+"""What it means when Redis answers with an error, or not at all.
+
+For who publishes: it was refused for certain (:class:`.PublishRefused`), or nobody knows
+(:class:`.PublishUnknown`). For the connection: this server is not the one to talk to
+(``is_elsewhere``). For what is under a key: it is not ours (anything else but ``passes``).
+"""
 
 import asyncio
 import re
@@ -17,15 +22,19 @@ from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, Pub
 
 #: What an outage of Redis raises.
 EXPECTED = (ChannelsError, RedisError, OSError, asyncio.TimeoutError)
-#: What Redis answers to a command that it did not carry out.
+#: Redis's answers to a command that it did not carry out.
 ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError)
+#: Why a command gets no answer where the backend is closed.
 CLOSED = "the connection was closed"
 
 
 def is_elsewhere(error: BaseException | None) -> bool:
-    # Whether the server says that it is not the one to talk to: after a failover it is a replica,
-    # or cut off from its replicas, or it starts, or has another password or other rights. A new
-    # connection may lead to the right one. Before Redis 7 the word stands within a script's error.
+    """Return whether the server says that it is not the one to talk to.
+
+    After a failover it is a replica, or cut off from its replicas; or it starts, or has another
+    password or other rights. A new connection may lead to the right one.
+    """
+    # Before Redis 7 the word stands within a script's error.
     return isinstance(
         error, (ReadOnlyError, MasterDownError, BusyLoadingError, AuthenticationError)
     ) or (
@@ -38,13 +47,16 @@ def is_elsewhere(error: BaseException | None) -> bool:
 
 
 def passes(error: BaseException) -> bool:
-    # Whether the error is not of what is under a key: another server may be the right one, or this
-    # one be busy with somebody's script or have forgotten ours.
+    """Return whether the same command may well succeed later.
+
+    Another server may be the right one, or this one is busy with somebody's script or has forgotten
+    ours. All other errors are of what is stored under the key.
+    """
     return is_elsewhere(error) or isinstance(error, NoScriptError) or str(error).startswith("BUSY ")
 
 
 def as_channels_error(error: Exception) -> ChannelsError:
-    # But for what failed when the event was stored already.
+    """Return Redis's error as that of a publisher: refused, unless the event was stored already."""
     stored = str(error).startswith("STORED ")
     refusal = unknown(error) if stored else PublishRefused(f"Redis refused: {error}")
     refusal.__cause__ = error
@@ -52,8 +64,10 @@ def as_channels_error(error: Exception) -> ChannelsError:
 
 
 def unreachable(reason: object) -> PublishRefused:
+    """Return the error for what was not sent."""
     return PublishRefused(f"Redis cannot be reached: {reason}")
 
 
 def unknown(reason: object) -> PublishUnknown:
+    """Return the error for what was sent and not answered."""
     return PublishUnknown(f"Whether it was published is unknown: {reason}")

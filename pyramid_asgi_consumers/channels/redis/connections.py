@@ -1,4 +1,8 @@
-"""Connections on an event loop, and waiting on them as long as something moves."""
+"""Connections of one event loop, and how long they are waited for.
+
+``within`` gives up after the timeout altogether, or, with a connection, after as much time in which
+nothing moved on it: what is long may take long over a slow network.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
@@ -9,22 +13,38 @@ from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio.connection import Connection as AsyncConnection
 from redis.exceptions import RedisError
 
+from pyramid_asgi_consumers.channels.redis.urls import async_options
+
 # More than any process has; redis-py wants a number.
 MOST_CONNECTIONS = 2**31
 # In how many steps a timeout passes; what moves meanwhile is seen at each.
 STEPS = 5
 
 
+def make_pool(url: str, timeout: float) -> AsyncConnectionPool:
+    """Return redis-py's pool of connections of an event loop; raise for a URL it does not take."""
+    options = async_options(url, timeout)
+    return AsyncConnectionPool(**{**options, "max_connections": MOST_CONNECTIONS})
+
+
 class Connections:
-    # Connections for some exchanges each; in between they are kept.
+    """The connections of one event loop: each is taken for some exchanges, and kept in between.
+
+    They are closed when the loop shuts down.
+    """
 
     def __init__(self, pool: AsyncConnectionPool, timeout: float) -> None:
         self._pool = pool
         self._timeout = timeout
         self._shutdown: AsyncGenerator[None, None] | None = None
 
+    def make(self) -> AsyncConnection:
+        """Return a connection that is not yet connected, and not kept: a subscriber's."""
+        return self._pool.make_connection()
+
     @asynccontextmanager
     async def take(self) -> AsyncGenerator[AsyncConnection, None]:
+        """Lend a connection, which is closed where the block raises."""
         if self._shutdown is None:
             self._shutdown = self._until_shutdown()
             await self._shutdown.__anext__()
@@ -45,6 +65,7 @@ class Connections:
             await self._pool.release(connection)
 
     async def leave_server(self) -> None:
+        """Close those that are kept: new ones may lead to another server."""
         # What cannot be closed in time is dropped all the same.
         with suppress(RedisError):
             await self._pool.disconnect(inuse_connections=False)
@@ -58,6 +79,7 @@ class Connections:
             await self._pool.disconnect()
 
     async def aclose(self) -> None:
+        """Close all."""
         if self._shutdown is not None:
             await self._shutdown.aclose()
 
@@ -72,7 +94,7 @@ class _Reader(asyncio.StreamReader):
 
 
 def traffic_of(connection: AsyncConnection) -> tuple[int, int]:
-    # Changes whenever something arrives, or goes.
+    """Return how much has arrived and how much waits to go: it changes whenever something moves."""
     reader, writer = connection._reader, connection._writer
     if reader is None:
         return 0, 0
@@ -84,9 +106,12 @@ def traffic_of(connection: AsyncConnection) -> tuple[int, int]:
 async def within(
     seconds: float, awaited: Awaitable[Any], connection: AsyncConnection | None = None
 ) -> Any:
-    # Within as much time altogether, or without as much time in which nothing moves on the
-    # connection. asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with
-    # the result. What was awaited is done, or cancelled and done, when this returns.
+    """Return what ``awaited`` returns; raise TimeoutError after ``seconds``.
+
+    With a ``connection``, only time counts in which nothing moves on it. What was awaited is done,
+    or cancelled and done, when this returns.
+    """
+    # asyncio.wait_for of Python 3.11 and before loses a cancellation that comes with the result.
     task = asyncio.ensure_future(awaited)
     waited, traffic = 0, None
     try:

@@ -1,4 +1,8 @@
-"""Sockets and connections of threads that wait until the thread's deadline, and no longer."""
+"""Connections of threads that wait for Redis until the thread's deadline, and no longer.
+
+``this_thread.deadline`` is set by ``blocking.py``. redis-py knows only timeouts of a socket, which
+begin anew with each address, each call and each byte.
+"""
 
 import math
 import threading
@@ -9,7 +13,7 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 
 
 class _ThisThread(threading.local):
-    # When what this thread waits for is given up.
+    #: When what this thread waits for is given up, as ``time.monotonic()`` counts.
     deadline = math.inf
 
 
@@ -17,9 +21,6 @@ this_thread = _ThisThread()
 
 
 class _TimedSocket:
-    # A socket that waits until the thread's deadline, and no longer: its own timeout begins anew
-    # with each byte that arrives.
-
     def __init__(self, connected: Any) -> None:
         self._socket = connected
 
@@ -51,9 +52,7 @@ class _TimedSocket:
 
 
 class _Timed:
-    # A connection that is made, and used, until the thread's deadline, however many addresses there
-    # are to try: redis-py asks before each.
-
+    # redis-py asks before each address that it tries.
     @property
     def socket_connect_timeout(self) -> float | None:
         left = max(this_thread.deadline - time.monotonic(), 0.001)
@@ -79,6 +78,7 @@ class _TimedUnixConnection(_Timed, UnixDomainSocketConnection):
     pass
 
 
+#: redis-py's kinds of connections, and what stands in for each.
 TIMED_CONNECTIONS = {
     Connection: _TimedConnection,
     SSLConnection: _TimedSSLConnection,

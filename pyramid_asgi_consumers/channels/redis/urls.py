@@ -1,11 +1,18 @@
-"""What the options of a Redis URL may be: taken, without effect, or refused, and why."""
+"""What a Redis URL may say: which options are taken, without effect, or refused, and why.
+
+What the backend sets itself wins over the URL.
+"""
 
 import inspect
 import re
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import SSLConnection as AsyncSSLConnection
-from redis.connection import SSLConnection
+from redis.asyncio.connection import parse_url as parse_async_url
+from redis.backoff import NoBackoff
+from redis.connection import SSLConnection, parse_url
+from redis.retry import Retry
 
 #: Options of a URL that are honoured, besides those of TLS. ``max_connections`` is of the threads
 #: that publish: each waits for its turn.
@@ -46,6 +53,7 @@ REFUSED = {
 
 
 def check_url(url: str) -> None:
+    """Raise ValueError for a URL with an option that is not taken, or is no Redis URL."""
     parts = urlsplit(url)
     if parts.scheme != "unix" and parts.path.strip("/") and not parts.path[1:].isdigit():
         raise ValueError(f"the database in a Redis URL is a number, not {parts.path[1:]!r}")
@@ -65,3 +73,29 @@ def check_url(url: str) -> None:
                 "the option client_name in a Redis URL is printable ASCII without spaces,"
                 f" not {values[-1]!r:.100}"
             )
+
+
+def blocking_options(url: str, timeout: float) -> dict[str, Any]:
+    """Return the options of the connections of threads."""
+    return _options(parse_url(url), timeout)
+
+
+def async_options(url: str, timeout: float) -> dict[str, Any]:
+    """Return the options of the connections of event loops.
+
+    These read without a timeout: a subscriber waits as long as nothing is published, and commands
+    are timed by the batch.
+    """
+    return {**_options(parse_async_url(url), timeout), "socket_timeout": None}
+
+
+def _options(parsed: Any, timeout: float) -> dict[str, Any]:
+    # Not one retry: a publish that was sent may have been carried out. RESP 2 because Redis's
+    # answers are read here.
+    return {
+        **{name: value for name, value in parsed.items() if name not in OVERRIDDEN},
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "protocol": 2,
+    }

@@ -1,84 +1,18 @@
 """Redis servers that are not the one to talk to: replicas, those that load, and locked ones."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from pyramid_asgi_consumers.channels import Channels, Event, Gap
+from pyramid_asgi_consumers.channels import Event, Gap
 from pyramid_asgi_consumers.channels.base import encode
-from pyramid_asgi_consumers.channels.redis import (
-    RedisBackend,
-    answers,
-    connections,
-    hub,
-    pages,
-    scripts,
-)
+from pyramid_asgi_consumers.channels.redis import connections, reader, scripts, session
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
-from tests.support.forwarder import Forwarder
-from tests.support.redis_server import RedisServer
+from tests.support.channels import connected, logged, take, the_loop, until
 
 pytestmark = pytest.mark.redis
-
-SECONDS = 30
-
-
-@pytest.fixture
-def server(tmp_path):
-    server = RedisServer(tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture
-def other(tmp_path):
-    (tmp_path / "other").mkdir()
-    other = RedisServer(tmp_path / "other")
-    try:
-        other.start()
-        yield other
-    finally:
-        other.close()
-
-
-@pytest.fixture
-async def forwarder(server):
-    async with Forwarder(server.port) as forwarder:
-        yield forwarder
-
-
-@asynccontextmanager
-async def connected(url, **options):
-    backend = RedisBackend(url, **{"timeout": 5.0, "history": 100, **options})
-    try:
-        yield Channels(backend)
-    finally:
-        await backend.aclose()
-
-
-async def until(condition):
-    async def wait():
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(wait(), SECONDS)
-
-
-async def take(events, count):
-    async def taken():
-        return [await events.__anext__() for _ in range(count)]
-
-    return await asyncio.wait_for(taken(), SECONDS)
-
-
-def logged(caplog, words):
-    return [record for record in caplog.records if words in record.getMessage()]
 
 
 async def replicate(master, replica):
@@ -112,7 +46,7 @@ async def publish(channels, name, data):
 
 async def test_after_a_failover_everything_is_at_the_new_master(server, other, forwarder, caplog):
     await replicate(server, other)
-    async with connected(forwarder.url) as channels:
+    async with connected(forwarder.url, history=100) as channels:
         async with channels.subscribe("a", presence="ann") as events, channels.subscribe("b"):
             await channels.publish("a", 1)
             await until(lambda: other.client.xlen("asgi:stream:a") == 1)
@@ -130,12 +64,12 @@ async def test_after_a_failover_everything_is_at_the_new_master(server, other, f
 
 
 async def test_who_only_listens_finds_the_new_master(server, other, forwarder, monkeypatch):
-    monkeypatch.setattr(hub, "BEAT", 0.2)
+    monkeypatch.setattr(session, "BEAT", 0.2)
     await replicate(server, other)
-    async with connected(forwarder.url) as channels, channels.subscribe("a") as events:
+    async with connected(forwarder.url, history=100) as channels, channels.subscribe("a") as events:
         await fail_over(server, other, forwarder)
         await until(lambda: other.client.pubsub_numsub("asgi:0:a")[0][1] == 1)
-        async with connected(other.url) as publisher:
+        async with connected(other.url, history=100) as publisher:
             await publisher.publish("a", 1)
         assert (await take(events, 1))[0].data == 1
 
@@ -144,7 +78,7 @@ async def test_a_presence_that_is_refused_is_entered_at_the_new_master(
     server, other, forwarder, caplog
 ):
     await replicate(server, other)
-    async with connected(forwarder.url) as channels, channels.subscribe("a"):
+    async with connected(forwarder.url, history=100) as channels, channels.subscribe("a"):
         await fail_over(server, other, forwarder)
         async with channels.subscribe("a", presence="ann"):
             await until(lambda: other.client.zcard("asgi:present:a") == 1)
@@ -153,16 +87,18 @@ async def test_a_presence_that_is_refused_is_entered_at_the_new_master(
 
 async def test_threads_find_the_new_master_at_the_second_attempt(server, other, forwarder):
     await replicate(server, other)
-    async with connected(forwarder.url) as channels, channels.subscribe("a"):
+    async with connected(forwarder.url, history=100) as channels, channels.subscribe("a"):
         backend = channels.backend
 
         def publish(*numbers):
             return backend.publish_many([("a", encode(number)) for number in numbers])
 
         # Two threads' connections are idle, both to the old master.
-        connections = [await asyncio.to_thread(backend._pool.get_connection) for _ in range(2)]
+        connections = [
+            await asyncio.to_thread(backend.blocking.pool.get_connection) for _ in range(2)
+        ]
         for connection in connections:
-            backend._pool.release(connection)
+            backend.blocking.pool.release(connection)
         await fail_over(server, other, forwarder)
         refusals = await asyncio.to_thread(publish, 1, 2)
         assert [type(refusal) for refusal in refusals] == [PublishRefused] * 2
@@ -173,9 +109,12 @@ async def test_threads_find_the_new_master_at_the_second_attempt(server, other, 
 
 
 async def test_subscriptions_at_a_replica_are_left_there(server, other, monkeypatch, caplog):
-    monkeypatch.setattr(hub, "BEAT", 0.1)
+    monkeypatch.setattr(session, "BEAT", 0.1)
     await replicate(server, other)
-    async with connected(other.url) as channels, connected(server.url) as publisher:
+    async with (
+        connected(other.url, history=100) as channels,
+        connected(server.url, history=100) as publisher,
+    ):
         async with channels.subscribe("a") as events:
             for number in range(5):
                 with pytest.raises(PublishRefused, match="read only"):
@@ -190,7 +129,7 @@ async def test_subscriptions_at_a_replica_are_left_there(server, other, monkeypa
 async def test_connections_to_two_servers_are_given_up(server, other, forwarder, caplog):
     """While an address moves: the subscriber is at one server, what is stored at another."""
     forwarder.ports = iter([server.port, other.port, other.port])
-    async with connected(forwarder.url) as channels:
+    async with connected(forwarder.url, history=100) as channels:
         async with channels.subscribe("a") as events:
             await until(lambda: logged(caplog, "in touch with Redis again"))
             await channels.publish("a", 1)
@@ -199,30 +138,8 @@ async def test_connections_to_two_servers_are_given_up(server, other, forwarder,
     assert len(logged(caplog, "out of touch")) == 1
 
 
-@pytest.mark.parametrize(
-    "answer, is_elsewhere",
-    [
-        ("NOREPLICAS Not enough good replicas to write.", True),
-        # As Redis 6 says it.
-        (
-            "Error running script (call to f_0): @user_script:24: @user_script: 24: "
-            "-READONLY You can't write against a read only replica.",
-            True,
-        ),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
-        ("no READONLY word", False),
-        ("this user has no permissions to run the 'evalsha' command", True),
-        # As Redis 6 says it.
-        ("this user has no permissions to run the 'eval' command or its subcommand", True),
-        ("ACL failure in script: User default has no permissions to run the 'zadd' command", False),
-    ],
-)
-def test_what_says_that_a_server_is_not_the_one_to_talk_to(answer, is_elsewhere):
-    assert answers.is_elsewhere(ResponseError(answer)) is is_elsewhere
-
-
 async def test_a_master_without_replicas_is_left_and_come_back_to(server):
-    async with connected(server.url) as channels:
+    async with connected(server.url, history=100) as channels:
         await channels.publish("a", 1)
         server.client.config_set("min-replicas-to-write", 1)
         with pytest.raises(PublishRefused, match="NOREPLICAS"):
@@ -236,7 +153,7 @@ async def test_a_server_that_still_loads_refuses(server):
     server.client.mset({f"key {number}": number for number in range(2000)})
     await asyncio.to_thread(server.stop)
     server.launch("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
-    async with connected(server.url) as channels:
+    async with connected(server.url, history=100) as channels:
         two = [("a", encode(1)), ("a", encode(2))]
         answers = []
         while "loading" not in str(answers[:1]):
@@ -253,17 +170,17 @@ async def test_a_server_that_still_loads_refuses(server):
 
 
 async def test_a_replica_that_lost_its_master_and_says_nothing_stale_is_left(server, caplog):
-    async with connected(server.url) as channels:
+    async with connected(server.url, history=100) as channels:
         since = await channels.publish("a", 1)
         await channels.publish("a", 2)
         server.client.config_set("replica-serve-stale-data", "no")
         server.client.replicaof("127.0.0.1", 1)
-        connection = channels.backend.make_subscriber()
+        connection = the_loop(channels).connections.make()
         await connection.connect()
-        call = scripts.evaluations([(scripts.READ, (b"asgi:stream:a", "0-1", 1, 1))])
+        call = scripts.batch_of([(scripts.READ, (b"asgi:stream:a", "0-1", 1, 1))])
         await connection.send_packed_command(connection.pack_commands(call))
         with pytest.raises(ResponseError, match="Link with MASTER is down"):
-            await pages.receive_page(connection)
+            await reader._receive_page(connection)
         await connection.disconnect()
         assert connections.traffic_of(connection) == (0, 0)
         async with channels.subscribe("a", since=since) as events:
@@ -275,7 +192,7 @@ async def test_a_replica_that_lost_its_master_and_says_nothing_stale_is_left(ser
 async def test_a_server_that_is_busy_with_a_script_is_waited_for(server, caplog):
     server.client.config_set("lua-time-limit", 10)
     endless = Redis.from_url(server.url, socket_timeout=60)
-    async with connected(server.url) as channels, channels.subscribe("b"):
+    async with connected(server.url, history=100) as channels, channels.subscribe("b"):
         since = await channels.publish("a", 1)
         await channels.publish("a", 2)
         busy = asyncio.ensure_future(asyncio.to_thread(server.client.eval, "while true do end", 0))
@@ -304,7 +221,7 @@ async def test_a_server_that_is_busy_with_a_script_is_waited_for(server, caplog)
 )
 async def test_who_is_not_let_in_is_certainly_refused(password, answer, server):
     server.client.config_set("requirepass", "secret")
-    async with connected(server.url.replace("127", f"{password}127", 1)) as channels:
+    async with connected(server.url.replace("127", f"{password}127", 1), history=100) as channels:
         two = [("a", encode(1)), ("a", encode(2))]
         refusals = await asyncio.to_thread(channels.backend.publish_many, two)
         publishing = (channels.publish("a", number) for number in range(3))
@@ -314,13 +231,13 @@ async def test_who_is_not_let_in_is_certainly_refused(password, answer, server):
             assert answer in str(refusal)
         with pytest.raises(ChannelsError, match=answer):
             await channels.present("a")
-    async with connected(server.url.replace("127", ":secret@127", 1)) as channels:
+    async with connected(server.url.replace("127", ":secret@127", 1), history=100) as channels:
         await channels.publish("a", 1)
 
 
 async def test_rights_that_are_taken_away_are_an_outage(server, monkeypatch, caplog):
-    monkeypatch.setattr(hub, "BEAT", 0.05)
-    async with connected(server.url) as channels:
+    monkeypatch.setattr(session, "BEAT", 0.05)
+    async with connected(server.url, history=100) as channels:
         first = await channels.publish("a", 1)
         async with channels.subscribe("a", presence="ann") as events:
             server.client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
@@ -339,7 +256,7 @@ async def test_rights_that_are_taken_away_are_an_outage(server, monkeypatch, cap
 
 
 async def refuses(url):
-    async with connected(url, timeout=1.0) as channels:
+    async with connected(url, timeout=1.0, history=100) as channels:
         refusals = await asyncio.to_thread(channels.backend.publish_many, [("a", encode(1))])
         with pytest.raises(PublishRefused):
             await channels.publish("a", 1)

@@ -1,47 +1,20 @@
 """The races of subscribing, one step at a time: what a real Redis shows only now and then."""
 
 import asyncio
-from types import SimpleNamespace
 
-import pytest
-
-from pyramid_asgi_consumers.channels import Channels
-from pyramid_asgi_consumers.channels.base import Feed, Gap, encode, make_event, make_id
-from pyramid_asgi_consumers.channels.memory import MemoryBackend
-from pyramid_asgi_consumers.channels.redis import feeds, hub
-
-
-class Subscriber:
-    channels = ("a",)
-    presence = None
-    since = {}
-
-    def __init__(self):
-        self.replayed = []
-        self.queue = []
-
-    @property
-    def items(self):
-        return self.replayed + self.queue
-
-    def put(self, item):
-        self.queue.append(item)
-
-    def replay(self, items):
-        assert not self.queue
-        self.replayed += items
-
-
-def event(number):
-    return make_event("a", (1, number), encode(number))
-
-
-def event_at(epoch, number):
-    return make_event("a", (epoch, number), encode(number))
-
-
-def numbers(subscriber):
-    return [item.data for item in subscriber.items]
+from pyramid_asgi_consumers.channels import Gap
+from pyramid_asgi_consumers.channels.base import Feed, encode, make_event
+from pyramid_asgi_consumers.channels.redis import feeds, readings
+from tests.channels.redis.subscribers import (
+    Subscriber,
+    event,
+    event_at,
+    join,
+    live_feed,
+    numbers,
+    rows,
+    since,
+)
 
 
 def test_a_feed_that_knows_nothing_yet_takes_the_first_event_as_it_is():
@@ -51,29 +24,8 @@ def test_a_feed_that_knows_nothing_yet_takes_the_first_event_as_it_is():
     assert (numbers(subscriber), feed.last) == ([7], (1, 7))
 
 
-def settled_feed():
-    feed = feeds.StreamFeed("a", False)
-    feed.next_page()
-    feed.take_page((1, 1), [], None)
-    return feed
-
-
-def rows(*numbers):
-    return [((1, number), (1, number - 1), event(number)) for number in numbers]
-
-
-def join(feed, since):
-    subscriber = Subscriber()
-    feed.add(subscriber, since, in_touch=True)
-    return subscriber
-
-
-def since(number):
-    return make_id((1, number))
-
-
 def test_what_arrives_before_the_replay_comes_after_it_and_once():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, since(0))
     assert feed.next_page() == (1, 0)
     for number in (2, 3):
@@ -84,7 +36,7 @@ def test_what_arrives_before_the_replay_comes_after_it_and_once():
 
 
 def test_pages_are_read_from_the_oldest_place_once_for_all():
-    feed = settled_feed()
+    feed = live_feed()
     old, newer, unknown = join(feed, since(2)), join(feed, since(5)), Subscriber()
     assert feed.next_page() == (1, 2)
     feed.take_page((1, 6), rows(3, 4), (1, 4))
@@ -105,7 +57,7 @@ def test_pages_are_read_from_the_oldest_place_once_for_all():
 
 
 def test_a_reading_ends_though_more_is_published():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, since(0))
     feed.next_page()
     feed.take_page((1, 4), rows(1, 2), (1, 2))
@@ -118,7 +70,7 @@ def test_a_reading_ends_though_more_is_published():
 
 
 def test_who_comes_from_a_place_that_never_was_gets_everything():
-    feed = settled_feed()
+    feed = live_feed()
     known, lost = join(feed, since(3)), join(feed, since(9))
     assert feed.next_page() == (1, 3)
     feed.take_page((1, 5), rows(4, 5), (1, 5))
@@ -130,19 +82,19 @@ def test_who_comes_from_a_place_that_never_was_gets_everything():
 
 
 def test_a_feed_that_is_ahead_of_what_is_stored_has_a_gap_and_repeats_nothing():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, None)
     feed.receive((1, 2), event(2))
     feed.begin()
     assert feed.next_page() == (1, 2)
     feed.take_page((1, 1), rows(1), (1, 1))
     assert subscriber.items == [event(2), Gap("a", None)]
-    assert (feed.last, feed.settled) == ((1, 1), True)
+    assert (feed.last, feed.caught_up) == ((1, 1), True)
 
 
 def test_more_than_is_held_is_read_again(monkeypatch):
-    monkeypatch.setattr(feeds, "HELD", 2)
-    feed = settled_feed()
+    monkeypatch.setattr(readings, "HELD", 2)
+    feed = live_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
     for number in range(2, 7):
@@ -154,11 +106,11 @@ def test_more_than_is_held_is_read_again(monkeypatch):
 
 
 def test_a_reading_ends_with_a_gap_where_more_comes_than_can_be_read(monkeypatch):
-    monkeypatch.setattr(feeds, "HELD", 2)
-    feed = settled_feed()
+    monkeypatch.setattr(readings, "HELD", 2)
+    feed = live_feed()
     subscriber = join(feed, since(1))
     head = at = 1
-    for _ in range(1 + feeds.FURTHER):
+    for _ in range(1 + readings.FURTHER):
         feed.next_page()
         for number in range(head + 1, head + 6):
             feed.receive((1, number), event(number))
@@ -170,21 +122,9 @@ def test_a_reading_ends_with_a_gap_where_more_comes_than_can_be_read(monkeypatch
     assert subscriber.items[-3:] == [Gap("a", 5), event(head - 1), event(head)]
 
 
-def test_few_long_events_are_held(monkeypatch):
-    monkeypatch.setattr(feeds, "HELD_BYTES", 2)
-    feed = settled_feed()
-    subscriber = join(feed, since(1))
-    feed.next_page()
-    for number in (2, 3, 4000):
-        feed.receive((1, number), event(number))
-    assert [position for position, _ in feed.reading.held] == [(1, 4000)]
-    feed.take_page((1, 3), rows(2, 3), (1, 3))
-    assert subscriber.items == [event(2), event(3), Gap("a", 3996), event(4000)]
-
-
 def test_what_was_published_after_a_replay_began_counts_as_what_arrives_does(monkeypatch):
-    monkeypatch.setattr(feeds, "HELD", 1)
-    feed = settled_feed()
+    monkeypatch.setattr(readings, "HELD", 1)
+    feed = live_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
     feed.take_page((1, 4), rows(2), (1, 2))
@@ -203,7 +143,7 @@ def test_what_was_published_after_a_replay_began_counts_as_what_arrives_does(mon
 
 
 def test_what_was_before_a_replay_does_not_come_after_it():
-    feed = settled_feed()
+    feed = live_feed()
     steady, subscriber = join(feed, None), join(feed, since(1))
     feed.next_page()
     feed.receive((1, 2), event(2))
@@ -218,7 +158,7 @@ def test_what_was_before_a_replay_does_not_come_after_it():
 
 
 def test_what_was_before_a_feed_caught_up_does_not_come_after_it():
-    feed = settled_feed()
+    feed = live_feed()
     steady = join(feed, None)
     feed.begin()
     feed.next_page()
@@ -232,7 +172,7 @@ def test_what_was_before_a_feed_caught_up_does_not_come_after_it():
 
 
 def test_what_was_before_all_was_deleted_does_not_come_again():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, since(3))
     feed.next_page()
     feed.take_page(None, [], None)
@@ -243,7 +183,7 @@ def test_what_was_before_all_was_deleted_does_not_come_again():
 
 
 def test_a_clock_that_is_put_back_keeps_no_event_back():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
     feed.take_page((1, 2), rows(2), (1, 2))
@@ -274,7 +214,7 @@ def test_a_feed_forgets_what_was_published_in_an_epoch_that_is_gone():
 
 
 def test_who_comes_while_a_feed_catches_up_gets_nothing_of_that():
-    feed = settled_feed()
+    feed = live_feed()
     steady = join(feed, None)
     feed.begin()
     late = join(feed, None)
@@ -312,7 +252,7 @@ def test_who_comes_while_the_first_page_is_on_its_way_gets_nothing_of_what_came_
 
 
 def test_who_came_while_a_feed_caught_up_gets_all_of_it_where_that_broke_off():
-    feed = settled_feed()
+    feed = live_feed()
     feed.begin()
     late = join(feed, None)
     feed.lose_touch()
@@ -323,7 +263,7 @@ def test_who_came_while_a_feed_caught_up_gets_all_of_it_where_that_broke_off():
 
 
 def test_what_was_read_is_kept_when_the_connection_breaks():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
     feed.take_page((1, 4), rows(2, 3), (1, 3))
@@ -335,16 +275,16 @@ def test_what_was_read_is_kept_when_the_connection_breaks():
 
 
 def test_a_gap_counts_what_a_subscriber_itself_has_missed():
-    feed, subscriber = settled_feed(), Subscriber()
-    feed.joining[subscriber] = feeds._Joiner(reached=(1, 2))
+    feed, subscriber = live_feed(), Subscriber()
+    feed.joining[subscriber] = readings.Joiner(reached=(1, 2))
     feed.receive((1, 4), event(4))
     assert subscriber.items == [Gap("a", 1), event(4)]
 
 
 def test_a_gap_before_what_a_subscriber_has_seen_is_none_of_its_own():
-    feed, ahead, level = settled_feed(), Subscriber(), Subscriber()
-    feed.joining[ahead] = feeds._Joiner(reached=(1, 5))
-    feed.joining[level] = feeds._Joiner(reached=(1, 3))
+    feed, ahead, level = live_feed(), Subscriber(), Subscriber()
+    feed.joining[ahead] = readings.Joiner(reached=(1, 5))
+    feed.joining[level] = readings.Joiner(reached=(1, 3))
     feed.receive((1, 4), event(4))
     assert (ahead.items, level.items) == ([], [event(4)])
     feed.receive((1, 6), event(6))
@@ -352,8 +292,8 @@ def test_a_gap_before_what_a_subscriber_has_seen_is_none_of_its_own():
 
 
 def test_a_gap_that_nobody_can_count_is_everybodys():
-    feed, subscriber = settled_feed(), Subscriber()
-    feed.joining[subscriber] = feeds._Joiner(reached=(1, 2))
+    feed, subscriber = live_feed(), Subscriber()
+    feed.joining[subscriber] = readings.Joiner(reached=(1, 2))
     feed.receive((2, 4), make_event("a", (2, 4), encode(4)))
     assert subscriber.items[0] == Gap("a", None)
 
@@ -367,7 +307,7 @@ def test_who_subscribed_while_redis_was_out_of_touch_has_a_gap():
 
 
 def test_who_comes_from_the_same_place_shares_a_page():
-    feed = settled_feed()
+    feed = live_feed()
     subscribers = [join(feed, since(0)) for _ in "ab"]
     feed.next_page()
     feed.take_page((1, 2), rows(1, 2), (1, 2))
@@ -375,7 +315,7 @@ def test_who_comes_from_the_same_place_shares_a_page():
 
 
 def test_a_reading_that_nobody_waits_for_is_given_up():
-    feed = settled_feed()
+    feed = live_feed()
     subscriber = join(feed, since(1))
     feed.next_page()
     feed.take_page((1, 9), rows(2), (1, 2))
@@ -385,7 +325,7 @@ def test_a_reading_that_nobody_waits_for_is_given_up():
 
 
 async def test_who_has_stopped_waiting_is_not_woken():
-    feed = settled_feed()
+    feed = live_feed()
     gone, waiting = (asyncio.get_running_loop().create_future() for _ in range(2))
     gone.cancel()
     feed.waiters = [gone, waiting]
@@ -393,61 +333,5 @@ async def test_who_has_stopped_waiting_is_not_woken():
     assert waiting.done()
 
 
-class LoneHub(hub.Hub):
-    async def _run(self):
-        """It has no connection."""
-
-
-def lone_hub():
-    """A hub without a connection."""
-    return LoneHub(SimpleNamespace(redis_channel=str.encode), None, None)
-
-
-async def test_a_confirmation_of_a_channel_that_was_left_reads_nothing():
-    left = lone_hub()
-    left._unconfirmed[b"a"] = 1
-    left._confirm(b"a")
-    assert not left._first
-    assert not left._unconfirmed
-
-
-async def test_a_page_from_another_server_than_the_subscribers_is_not_taken():
-    reading, feed = lone_hub(), settled_feed()
-    reading.feeds[b"a"] = feed
-    reading._backend.stream = str.encode
-    reading._life = b"one"
-    with pytest.raises(ConnectionError, match="two servers"):
-        reading._take(feed, [b"other", b"1-1", b"", b""])
-
-
-async def test_who_never_subscribed_leaves_nothing():
-    assert lone_hub().detach(Subscriber()) == []
-
-
-async def test_a_feed_that_is_settled_is_not_read_again_for_who_needs_no_replay():
-    reading, feed = lone_hub(), settled_feed()
-    feed.confirmed = True
-    feed.published = (1, 5)
-    feed.add(Subscriber(), None, in_touch=True)
-    reading._want(feed)
-    assert not reading._first
-
-
-def test_a_loop_that_closed_with_subscriptions_is_forgotten():
-    channels = Channels(MemoryBackend())
-    loop = asyncio.new_event_loop()
-    subscription = channels.subscribe("a", presence="ann")
-    loop.run_until_complete(subscription.__aenter__())
-    loop.close()
-
-    async def present():
-        async with channels.subscribe("a"):
-            return await channels.present("a")
-
-    assert asyncio.run(present()) == []
-
-
-async def test_a_subscription_that_was_not_attached_is_detached_without_harm():
-    backend = MemoryBackend()
-    await backend.detach(Channels(backend).subscribe("a"))
-    assert await backend.present("a") == []
+def test_who_never_subscribed_is_not_removed():
+    assert live_feed().remove(Subscriber()) is False

@@ -496,8 +496,8 @@ def test_the_settings_reach_the_backend():
     backend = made(settings)
     assert isinstance(backend, RedisBackend)
     assert (backend.history, backend.timeout, backend.expiry) == (10, 0.5, 60)
-    assert backend.stream("a") == b"own:stream:a"
-    assert backend.redis_channel("a") == b"own:3:a"
+    assert backend.keys.stream("a") == b"own:stream:a"
+    assert backend.keys.redis_channel("a") == b"own:3:a"
 
 
 def test_a_setting_may_be_changed_after_the_include():

@@ -1,0 +1,68 @@
+"""What tests of channels do again and again."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from pyramid_asgi_consumers.channels import Channels
+from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.redis import RedisBackend
+
+SECONDS = 60
+
+
+@asynccontextmanager
+async def connected(url, **options):
+    """Channels at a Redis, closed in the end."""
+    backend = RedisBackend(url, **{"timeout": 2.0, **options})
+    try:
+        yield Channels(backend)
+    finally:
+        await backend.aclose()
+
+
+async def take(events, count):
+    """The next items of a subscription."""
+
+    async def taken():
+        return [await events.__anext__() for _ in range(count)]
+
+    return await asyncio.wait_for(taken(), SECONDS)
+
+
+async def until(condition):
+    """Wait until the condition holds."""
+
+    async def wait():
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(wait(), SECONDS)
+
+
+async def numbers_of(events, count):
+    """The numbers of the next events, which must be those of ``store``."""
+    return [item.data[0] for item in await take(events, count)]
+
+
+def store(url, name, numbers, size=200):
+    """Publish each number, in a thread, with so many characters behind it; return the ids."""
+    backend = RedisBackend(url, history=1000, timeout=SECONDS)
+    results = backend.publish_many([(name, encode([n, "x" * size])) for n in numbers])
+    backend.blocking.pool.disconnect()
+    return results
+
+
+def logged(caplog, words):
+    """The records whose message has these words."""
+    return [record for record in caplog.records if words in record.getMessage()]
+
+
+def outages(caplog):
+    """How often Redis went out of reach, and how often it came back."""
+    return len(logged(caplog, "out of touch")), len(logged(caplog, "in touch with Redis again"))
+
+
+def the_loop(channels):
+    """What the backend has on the only event loop that used it."""
+    (loop,) = channels.backend._loops.values()
+    return loop
