@@ -10,7 +10,7 @@ import pytest
 from pyramid.config import Configurator
 
 import pyramid_asgi_consumers
-from pyramid_asgi_consumers import servers
+from pyramid_asgi_consumers.servers import runners
 from pyramid_asgi_consumers.shown import Shown
 from tests.support.asgi import http_scope, run, websocket_scope
 
@@ -64,7 +64,7 @@ OWN = {
     "application.py": {"kind", "reason"},
     # Where a task waits is the name of a function and of its file.
     "lifespan.py": {"phase", "stubborn.place(self.task)"},
-    "servers.py": {"server", "*bound.getsockname()[:2]"},
+    "servers/listening.py": {"server", "*bound.getsockname()[:2]"},
     "stubborn.py": {"', '.join(sorted(places))", "where", "PATIENCE"},
     "wsgi/threads.py": {"threading.current_thread().name", "self.purpose"},
     "websocket/watcher.py": {"name"},
@@ -244,8 +244,8 @@ async def test_what_a_client_says_is_shown(config, caplog):
 
 def test_a_line_of_daphnes_access_log_is_shown(caplog):
     caplog.set_level(logging.INFO, "daphne.access")
-    servers._AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{EVIL}" 200 5\n')
-    servers._AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{LONG}" 200 5\n')
+    runners._AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{EVIL}" 200 5\n')
+    runners._AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{LONG}" 200 5\n')
     first, second = caplog.messages
     assert first.isprintable() and first.endswith(r'Evil\x00\x7f\u20ac" 200 5')
     assert second.isprintable() and 2000 < len(second) < 2200

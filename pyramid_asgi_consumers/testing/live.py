@@ -14,7 +14,7 @@ from typing import Any
 
 from pyramid_asgi_consumers.lifespan import running
 from pyramid_asgi_consumers.quirks.daphne import drain
-from pyramid_asgi_consumers.servers import cancel_others
+from pyramid_asgi_consumers.quirks.hypercorn_stopping import cancel_others
 from pyramid_asgi_consumers.wsgi.threads import call_soon
 
 HOST = "127.0.0.1"

@@ -17,6 +17,9 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.paster import bootstrap
 
 from pyramid_asgi_consumers import ASGIApplication, servers
+from pyramid_asgi_consumers.quirks import hypercorn_stopping
+from pyramid_asgi_consumers.servers import runners
+from pyramid_asgi_consumers.servers.listening import listening as listening_of
 from tests.apps.pserveapp import Root, write_ini
 from tests.servers.test_stopping_servers import stubborn
 from tests.support import clients
@@ -287,7 +290,7 @@ def test_a_port_that_is_taken(name, error, tmp_path):
 
 
 def test_an_exit_without_an_error_is_let_through():
-    with pytest.raises(SystemExit), servers._failure("daphne"):
+    with pytest.raises(SystemExit), runners._failure("daphne"):
         sys.exit()
 
 
@@ -299,7 +302,7 @@ async def test_a_websocket_that_ends_while_others_are_closed():
         await goes.wait()
 
     queue = asyncio.Queue()
-    served = servers._Served(app, {})
+    served = hypercorn_stopping.Served(app, {})
     consumer = asyncio.create_task(served({"type": "websocket"}, queue.get, queue.put))
     assert await queue.get() == {"type": "websocket.accept"}
     goes.set()
@@ -316,7 +319,7 @@ async def test_a_websocket_is_closed_once():
         await asyncio.Event().wait()
 
     closed, queue = asyncio.Event(), asyncio.Queue()
-    served = servers._Served(app, {})
+    served = hypercorn_stopping.Served(app, {})
     consumer = asyncio.create_task(served({"type": "websocket"}, queue.get, queue.put))
     await closed.wait()
     await served.close()
@@ -337,7 +340,7 @@ async def test_a_websocket_that_was_closed_sends_no_more():
             await send({"type": "websocket.send", "text": "late"})
 
     to_app, queue = asyncio.Queue(), asyncio.Queue()
-    served = servers._Served(app, {})
+    served = hypercorn_stopping.Served(app, {})
     consumer = asyncio.create_task(served({"type": "websocket"}, to_app.get, queue.put))
     assert await queue.get() == {"type": "websocket.accept"}
     await served.close()
@@ -353,7 +356,7 @@ async def test_a_handshake_that_is_answered_after_all_were_closed_is_broken_off(
         with pytest.raises(OSError, match="The server stops"):
             await send({"type": f"websocket.{kind}"})
 
-    served = servers._Served(app, {})
+    served = hypercorn_stopping.Served(app, {})
     await served.close()
     await served({"type": "websocket"}, None, None)
 
@@ -371,7 +374,7 @@ async def test_what_is_still_open_is_cancelled_until_it_ends():
     before = asyncio.all_tasks()
     task = asyncio.create_task(connection())
     await asyncio.sleep(0)
-    await servers.cancel_others(before)
+    await hypercorn_stopping.cancel_others(before)
     assert task.done() and len(cancellations) == 2
 
 
@@ -453,19 +456,19 @@ def test_listen_takes_what_it_takes_for_waitress(name, form, tmp_path):
         with clients.websocket(server, "/ws") as websocket:
             websocket.send("hello")
             assert websocket.recv(DEADLINE) == "hello"
-        assert f"INFO|pyramid_asgi_consumers.servers|{name} listens on 127.0.0.1" in (
+        assert f"INFO|pyramid_asgi_consumers.servers.listening|{name} listens on 127.0.0.1" in (
             server.logged().replace("0.0.0.0", "127.0.0.1")
         )
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_port_that_listen_leaves_out_is_that_of_waitress(name):
-    addresses, _ = servers._listening(name, {"listen": "127.0.0.1 [::1]"}, ())
+    addresses, _ = listening_of(name, {"listen": "127.0.0.1 [::1]"}, ())
     assert [address[:2] for _, address in addresses] == [("127.0.0.1", 8080), ("::1", 8080)]
 
 
 def test_listen_leaves_the_other_options_alone():
-    _, remaining = servers._listening("uvicorn", {"listen": "127.0.0.1", "ws": "auto"}, ("host",))
+    _, remaining = listening_of("uvicorn", {"listen": "127.0.0.1", "ws": "auto"}, ("host",))
     assert remaining == {"ws": "auto"}
 
 

@@ -1,0 +1,11 @@
+"""Serves with Daphne, Uvicorn or Hypercorn for ``pserve``.
+
+Each is an entry point of the group ``paste.server_runner``: the ini's ``[server:main]`` says
+``use = egg:pyramid_asgi_consumers#daphne``. ``listen`` is what it is for waitress: one or more
+``host:port``. The other options of that section are the server's own, by the names that it knows,
+with ``-`` and ``_`` alike. Logging is the ini's.
+"""
+
+from pyramid_asgi_consumers.servers.runners import daphne, hypercorn, uvicorn
+
+__all__ = ["daphne", "hypercorn", "uvicorn"]
