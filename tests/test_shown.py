@@ -244,8 +244,8 @@ async def test_what_a_client_says_is_shown(config, caplog):
 
 def test_a_line_of_daphnes_access_log_is_shown(caplog):
     caplog.set_level(logging.INFO, "daphne.access")
-    runners._AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{EVIL}" 200 5\n')
-    runners._AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{LONG}" 200 5\n')
+    runners.AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{EVIL}" 200 5\n')
+    runners.AccessLog().write(f'127.0.0.1:5 - - [-] "GET /{LONG}" 200 5\n')
     first, second = caplog.messages
     assert first.isprintable() and first.endswith(r'Evil\x00\x7f\u20ac" 200 5')
     assert second.isprintable() and 2000 < len(second) < 2200

@@ -4,6 +4,7 @@
 :class:`.Server`: what the package asks of the server of a connection. ``daphne.py``,
 ``granian.py``, ``hypercorn.py`` and ``uvicorn.py`` have a class each that says what that server
 does otherwise, with the version on which it was seen. Gunicorn's ``-k asgi`` needs nothing.
+``hypercorn_stopping.py`` is about the end of Hypercorn where this package runs it.
 
 The proofs are in ``tests/quirks``, a file per server too, and in ``tests/servers``, which run the
 servers themselves: ``test_around_servers.py`` with others around the application.

@@ -1,9 +1,17 @@
-"""How Hypercorn is stopped."""
+"""What Hypercorn 0.18 needs to stop in good order, where this package starts it.
+
+Left alone, it breaks websockets off, waits without a bound for a client that does not read, and
+with the event loop of Python 3.12 and later for all connections, before it ends the lifespan.
+:func:`serve_until_told` is for ``pserve`` (``servers/``); ``testing/live.py`` uses
+:func:`cancel_others`. What Hypercorn does to a connection, whoever has started it, is in
+``hypercorn.py``. The proofs are in ``tests/servers/test_pserve.py``.
+"""
 
 import asyncio
 import logging
 import signal
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from pyramid_asgi_consumers import stubborn
@@ -11,17 +19,21 @@ from pyramid_asgi_consumers import stubborn
 log = logging.getLogger(__name__)
 
 
-async def serve_until_told(app: Any, context: Any, config: Any, serve: Any) -> None:
-    # The contexts are entered here, so that they are left whatever becomes of the connections:
-    # Hypercorn 0.18 waits without a bound for a client that does not read, and with the event loop
-    # of Python 3.12 and later for all of them.
+async def serve_until_told(
+    app: Any, context: AbstractAsyncContextManager[Mapping[str, Any]], config: Any, serve: Any
+) -> None:
+    """Serve ``app`` by Hypercorn's ``serve`` until a signal says to stop.
+
+    ``context`` is the lifespan of ``app``, and gives its state. It is entered here, and not by
+    Hypercorn, so that it is left whatever becomes of the connections.
+    """
     loop = asyncio.get_running_loop()
     stopping, overdue = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
     state = await asyncio.wait_for(context.__aenter__(), config.startup_timeout)
-    served = Served(app, state)
-    # In Hypercorn's place.
+    served = ClosingWebsockets(app, state)
+    # It is kept here, in Hypercorn's place.
     bound, config.graceful_timeout = config.graceful_timeout, None
 
     async def stop() -> None:
@@ -48,6 +60,10 @@ async def serve_until_told(app: Any, context: Any, config: Any, serve: Any) -> N
 
 
 async def cancel_others(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel all tasks of the running loop but ``tasks``, until they end.
+
+    Nobody waits for those that go on.
+    """
     # A connection of Hypercorn's that is cancelled closes, for which it waits until it is
     # cancelled again; so does what it still sends.
     for _ in range(3):
@@ -59,13 +75,15 @@ async def cancel_others(tasks: set[asyncio.Task[Any]]) -> None:
     stubborn.leave_alone(asyncio.all_tasks() - tasks, 1.5)
 
 
-class Served:
-    """``app`` for Hypercorn, which would break websockets off when it stops."""
+class ClosingWebsockets:
+    """``app``, of which :meth:`close` closes the websockets. ``state`` is that of its lifespan."""
 
     def __init__(self, app: Any, state: Mapping[str, Any]) -> None:
         self.app = app
         self.state = state
+        #: The ``send`` of each websocket that was accepted and is not closed.
         self.open: set[Any] = set()
+        #: Set for good by :meth:`close`. From then on no websocket is accepted.
         self.is_closing = False
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -1,4 +1,9 @@
-"""Runs Daphne, Uvicorn or Hypercorn."""
+"""The functions that ``pserve`` calls to serve: one for each server, until it is told to stop.
+
+Each checks the application, reads the ini's options (``options.py``), binds what ``listen`` names
+(``listening.py``) and runs the server in the main thread, with the server's own function where it
+has one. What Hypercorn needs to stop in good order is in ``quirks/hypercorn_stopping.py``.
+"""
 
 import contextlib
 import inspect
@@ -13,29 +18,14 @@ from pyramid.router import Router
 
 from pyramid_asgi_consumers.lifespan import running
 from pyramid_asgi_consumers.quirks.hypercorn_stopping import serve_until_told
-from pyramid_asgi_consumers.servers.listening import bound_sockets, listening
-from pyramid_asgi_consumers.servers.options import (
-    Option,
-    arguments_of,
-    attributes_of,
-    converted,
-    known_of,
-    normal,
-)
+from pyramid_asgi_consumers.servers import options as reading
+from pyramid_asgi_consumers.servers.listening import bind, take_listen
 from pyramid_asgi_consumers.shown import Shown
 
-log = logging.getLogger(__name__)
-
-
+# What to do instead, where something is missing or of no use.
 INSTALL = 'pip install "pyramid_asgi_consumers[{}]"'
-
-
 RELOAD = "pserve --reload restarts the server on a change"
-
-
 PROCESSES = "pserve is one process; start several, or serve from the command line"
-
-
 IMPORT = "pserve has made the application already"
 
 
@@ -60,7 +50,7 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
         def server_class(self, action_logger, **arguments):
             if action_logger is not None and action_logger.stream is sys.stdout:
                 if not {"access_log", "access-log"} & options.keys():
-                    action_logger = AccessLogGenerator(_AccessLog())
+                    action_logger = AccessLogGenerator(AccessLog())
             return Server(action_logger=action_logger, **arguments)
 
     def error(message):
@@ -68,16 +58,9 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
 
     interface = Interface()
     interface.parser.error = error
-    known = {}
-    for action in interface.parser._actions:
-        strings = [string for string in action.option_strings if string.startswith("--")]
-        for name in [*strings, action.dest] if strings else ():
-            option = Option(strings[0], action.nargs == 0, is_list=action.default == [])
-            known.setdefault(normal(name), option)
-    del known["help"]
-    addresses, options = listening("daphne", options, ("bind", "port", "endpoint"))
-    arguments = arguments_of("daphne", options, known, {})
-    sockets = bound_sockets("daphne", addresses)
+    addresses, options = take_listen("daphne", options, ("bind", "port", "endpoint"))
+    arguments = reading.typed("daphne", options, reading.of_parser(interface.parser), {})
+    sockets = bind("daphne", addresses)
     for each in sockets:
         # Twisted takes a descriptor that listens; with its own backlog of 50.
         each.listen(50)
@@ -86,7 +69,7 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
         interface.run([*arguments, "pyramid"])
 
 
-class _AccessLog:
+class AccessLog:
     """Where Daphne writes its accesses, a line each."""
 
     log = logging.getLogger("daphne.access")
@@ -106,16 +89,11 @@ def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
         import click
         from uvicorn import Config, Server, main, run
 
-    addresses, options = listening("uvicorn", options, ("host", "port", "uds", "fd"))
-    known = {}
-    for parameter in main.params:
-        if parameter.param_type_name == "option" and parameter.expose_value:
-            off = next(iter(parameter.secondary_opts), None)
-            option = Option(parameter.opts[0], parameter.is_flag, off, parameter.multiple)
-            known.update({normal(name): option for name in (*parameter.opts, parameter.name)})
+    addresses, options = take_listen("uvicorn", options, ("host", "port", "uds", "fd"))
+    known = reading.of_parameters(main.params)
     unusable = {name: RELOAD for name in known if name.startswith("reload")}
     unusable.update(workers=PROCESSES, factory=IMPORT, app_dir=IMPORT, env_file=IMPORT)
-    arguments = arguments_of("uvicorn", options, known, unusable)
+    arguments = reading.typed("uvicorn", options, known, unusable)
     try:
         given = main.make_context("uvicorn", ["pyramid", *arguments]).params
     except click.UsageError as error:
@@ -126,7 +104,7 @@ def uvicorn(app: Any, global_conf: Any = None, **options: str) -> None:
         if not addresses:
             return run(app, workers=1, **given)
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(each) for each in bound_sockets("uvicorn", addresses)]
+            sockets = [stack.enter_context(each) for each in bind("uvicorn", addresses)]
             # A Ctrl-C comes out of it; run() drops it, too.
             stack.enter_context(contextlib.suppress(KeyboardInterrupt))
             Server(Config(app, workers=1, **given)).run(sockets)
@@ -150,8 +128,8 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
     config = Config()
     config.accesslog = logging.getLogger("hypercorn.access")
     config.errorlog = logging.getLogger("hypercorn.error")
-    addresses, options = listening("hypercorn", options, ("bind",))
-    known = attributes_of(config)
+    addresses, options = take_listen("hypercorn", options, ("bind",))
+    known = reading.of_configuration(config)
     unusable = {
         "daemon": PROCESSES,
         "debug": "set PYTHONASYNCIODEBUG=1 in the environment",
@@ -161,12 +139,9 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
         "use_reloader": RELOAD,
         "workers": PROCESSES,
     }
-    for given, (name, kind), value in known_of("hypercorn", options, known, unusable):
-        try:
-            setattr(config, name, converted(kind, value))
-        except (KeyError, ValueError) as error:
-            raise ConfigurationError(f"hypercorn: {given} = {value}: {error!r}") from None
-    loops = {"asyncio": None}
+    for name, value in reading.values("hypercorn", options, known, unusable):
+        setattr(config, name, value)
+    loops: dict[str, Any] = {"asyncio": None}
     if config.worker_class == "uvloop":
         with _missing("pip install uvloop"):
             import uvloop
@@ -177,7 +152,7 @@ def hypercorn(app: Any, global_conf: Any = None, **options: str) -> None:
             f'hypercorn: worker_class must be "asyncio" or "uvloop", not {config.worker_class!r}'
         )
     if addresses:
-        config.bind = [f"fd://{each.detach()}" for each in bound_sockets("hypercorn", addresses)]
+        config.bind = [f"fd://{each.detach()}" for each in bind("hypercorn", addresses)]
     with Runner(loop_factory=loops[config.worker_class]) as runner:
         runner.run(serve_until_told(app, running(app), config, serve))
 

@@ -1,6 +1,5 @@
 """The servers under pserve, and the application under Pyramid's other commands."""
 
-import asyncio
 import contextlib
 import os
 import re
@@ -17,9 +16,7 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.paster import bootstrap
 
 from pyramid_asgi_consumers import ASGIApplication, servers
-from pyramid_asgi_consumers.quirks import hypercorn_stopping
 from pyramid_asgi_consumers.servers import runners
-from pyramid_asgi_consumers.servers.listening import listening as listening_of
 from tests.apps.pserveapp import Root, write_ini
 from tests.servers.test_stopping_servers import stubborn
 from tests.support import clients
@@ -294,90 +291,6 @@ def test_an_exit_without_an_error_is_let_through():
         sys.exit()
 
 
-async def test_a_websocket_that_ends_while_others_are_closed():
-    goes = asyncio.Event()
-
-    async def app(scope, receive, send):
-        await send({"type": "websocket.accept"})
-        await goes.wait()
-
-    queue = asyncio.Queue()
-    served = hypercorn_stopping.Served(app, {})
-    consumer = asyncio.create_task(served({"type": "websocket"}, queue.get, queue.put))
-    assert await queue.get() == {"type": "websocket.accept"}
-    goes.set()
-    await served.close()
-    await consumer
-    assert queue.empty()
-
-
-async def test_a_websocket_is_closed_once():
-    async def app(scope, receive, send):
-        for kind in ("accept", "send", "close"):
-            await send({"type": f"websocket.{kind}"})
-        closed.set()
-        await asyncio.Event().wait()
-
-    closed, queue = asyncio.Event(), asyncio.Queue()
-    served = hypercorn_stopping.Served(app, {})
-    consumer = asyncio.create_task(served({"type": "websocket"}, queue.get, queue.put))
-    await closed.wait()
-    await served.close()
-    consumer.cancel()
-    await asyncio.wait([consumer])
-    assert [queue.get_nowait()["type"] for _ in range(queue.qsize())] == [
-        "websocket.accept",
-        "websocket.send",
-        "websocket.close",
-    ]
-
-
-async def test_a_websocket_that_was_closed_sends_no_more():
-    async def app(scope, receive, send):
-        await send({"type": "websocket.accept"})
-        await receive()
-        with pytest.raises(OSError, match="The server stops"):
-            await send({"type": "websocket.send", "text": "late"})
-
-    to_app, queue = asyncio.Queue(), asyncio.Queue()
-    served = hypercorn_stopping.Served(app, {})
-    consumer = asyncio.create_task(served({"type": "websocket"}, to_app.get, queue.put))
-    assert await queue.get() == {"type": "websocket.accept"}
-    await served.close()
-    assert await queue.get() == {"type": "websocket.close", "code": 1012, "reason": ""}
-    to_app.put_nowait({"type": "websocket.disconnect", "code": 1012})
-    await asyncio.wait_for(consumer, DEADLINE)
-    assert queue.empty()
-
-
-@pytest.mark.parametrize("kind", ["accept", "close", "http.response.start"])
-async def test_a_handshake_that_is_answered_after_all_were_closed_is_broken_off(kind):
-    async def app(scope, receive, send):
-        with pytest.raises(OSError, match="The server stops"):
-            await send({"type": f"websocket.{kind}"})
-
-    served = hypercorn_stopping.Served(app, {})
-    await served.close()
-    await served({"type": "websocket"}, None, None)
-
-
-async def test_what_is_still_open_is_cancelled_until_it_ends():
-    cancellations = []
-
-    async def connection():
-        # To close it waits, until it is cancelled again.
-        for _ in range(2):
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.Event().wait()
-            cancellations.append(True)
-
-    before = asyncio.all_tasks()
-    task = asyncio.create_task(connection())
-    await asyncio.sleep(0)
-    await hypercorn_stopping.cancel_others(before)
-    assert task.done() and len(cancellations) == 2
-
-
 def test_hypercorn_stops_in_good_order_after_max_requests(tmp_path):
     port = free_port()
     options = {**listening("hypercorn", port), "max_requests": 2}
@@ -459,17 +372,6 @@ def test_listen_takes_what_it_takes_for_waitress(name, form, tmp_path):
         assert f"INFO|pyramid_asgi_consumers.servers.listening|{name} listens on 127.0.0.1" in (
             server.logged().replace("0.0.0.0", "127.0.0.1")
         )
-
-
-@pytest.mark.parametrize("name", SERVERS)
-def test_the_port_that_listen_leaves_out_is_that_of_waitress(name):
-    addresses, _ = listening_of(name, {"listen": "127.0.0.1 [::1]"}, ())
-    assert [address[:2] for _, address in addresses] == [("127.0.0.1", 8080), ("::1", 8080)]
-
-
-def test_listen_leaves_the_other_options_alone():
-    _, remaining = listening_of("uvicorn", {"listen": "127.0.0.1", "ws": "auto"}, ("host",))
-    assert remaining == {"ws": "auto"}
 
 
 @pytest.mark.parametrize("name", SERVERS)
