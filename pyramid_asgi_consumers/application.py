@@ -8,17 +8,17 @@ from typing import Any
 from zope.interface import implementer
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.connection import Endpoint, Limit
+from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
 from pyramid_asgi_consumers.handshake.exchange import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.refusal import deny
+from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.websocket.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
-from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge, refuse
+from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 from pyramid_asgi_consumers.wsgi.environ import is_text, origin_form, split_root_path
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ASGIApplication:
             try:
                 run = await self.lifespan.start(scope)
             except LifespanError:
-                return await self._refuse(scope, send, 500)
+                return await refuse(scope, send, 500)
         # What the server has of it, it hands on by itself.
         if run.state and (run.is_own or "state" not in scope):
             scope = {**scope, "state": {**scope.get("state", {}), **run.state}}
@@ -146,7 +146,7 @@ class ASGIApplication:
             found = self._find(scope, server)
         except BadRequest as error:
             log.info("400 for a %s request to %s: %s", kind, Shown(scope["path"]), Shown(error))
-            return await self._refuse(scope, send, 400)
+            return await refuse(scope, send, 400, server=server)
         if found is not None:
             endpoint, own = found
             await getattr(endpoint, kind)(own, receive, send, loop)
@@ -154,13 +154,7 @@ class ASGIApplication:
             await self.bridge(scope, receive, send, server)
         else:
             log.info("404 for a handshake to %s: no consumer", Shown(scope["path"]))
-            await deny(scope, send, 404)
-
-    async def _refuse(self, scope: dict[str, Any], send: Any, status: int) -> None:
-        if scope["type"] == "http":
-            await refuse(scope, send, status)
-        else:
-            await deny(scope, send, status)
+            await refuse(scope, send, 404, server=server)
 
     def _find(
         self, scope: dict[str, Any], server: quirks.Server

@@ -1,7 +1,9 @@
+import asyncio
 import sys
 
 import pytest
 
+from pyramid_asgi_consumers.websocket import watcher
 from tests.support.redis_server import RedisServer
 
 
@@ -23,3 +25,14 @@ def switching():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr(watcher, "INTERVAL", 0.001)
+
+
+@pytest.fixture
+async def nothing_is_left_behind():
+    yield
+    assert asyncio.all_tasks() == {asyncio.current_task()}

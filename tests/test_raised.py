@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from pyramid_asgi_consumers import raised
-from pyramid_asgi_consumers.connection import Endpoint, Limit
+from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, carried, caught, contained, original

@@ -57,9 +57,14 @@ NUMBERS = set("dfg")
 
 # What comes from the project or this package, and never from a client.
 OWN = {
+    "channels/committed.py": {"failure"},
     "config/application.py": {"permission", "declared.title"},
     # The reason is that of OriginRule.refusal(): one printable line.
-    "connection.py": {"self.consumer", "reason"},
+    "connection/endpoint.py": {"self.consumer", "reason"},
+    "connection/errors.py": {"consumer"},
+    "connection/http.py": {"consumer"},
+    "connection/leaving.py": {"name"},
+    "connection/websocket.py": {"consumer"},
     "handshake/exchange.py": {"', the '.join(declared)", "consumer"},
     "application.py": {"kind", "reason"},
     # Where a task waits is the name of a function and of its file.

@@ -24,9 +24,9 @@ TIMEOUT = 5.0
 # Seconds after which who waits looks whether somebody is at work.
 LOOK = 0.05
 
-# How what is logged was to be published, where nobody else is told of its failure.
-COMMITTED = " after the commit"
-INTERRUPTING = ", by what interrupted another publish"
+# How a failure is logged that nobody else is told of.
+COMMITTED = "after the commit"
+INTERRUPTING = "by what interrupted another publish"
 
 
 class _Job:
@@ -277,14 +277,24 @@ class Committed:
 
 
 def _log(failure: str, messages: Messages, results: list[Any]) -> None:
-    for (name, _), result in zip(messages, results, strict=True):
-        if isinstance(result, ChannelsError):
-            log.error(
-                "Not published on %s%s: %s",
-                Shown(name),
-                Shown(failure, quoted=False),
-                Shown(result),
-            )
+    # One line, however much a commit has published: an outage fails all of it.
+    failed = [
+        (name, result)
+        for (name, _), result in zip(messages, results, strict=True)
+        if isinstance(result, ChannelsError)
+    ]
+    if not failed:
+        return
+    name, result = failed[0]
+    log.error(
+        "Not published on %s %s: %s (%d of %d events)",
+        Shown(name),
+        failure,
+        Shown(result),
+        len(failed),
+        len(messages),
+    )
+
 
 
 def _id(results: list[Any]) -> str:

@@ -24,15 +24,16 @@ from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.async_views import SERVER, cancel_views
+from pyramid_asgi_consumers.contexts import adopt, mark
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.handshake.cookies import Cookies
 from pyramid_asgi_consumers.handshake.lanes import Lane
+from pyramid_asgi_consumers.headers import HOP_BY_HOP, checked_headers
 from pyramid_asgi_consumers.interfaces import IHandshakes
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.wsgi.environ import build_environ, subprotocols
-from pyramid_asgi_consumers.wsgi.headers import HOP_BY_HOP, checked_headers
-from pyramid_asgi_consumers.wsgi.threads import ThreadPool, adopt, mark
+from pyramid_asgi_consumers.wsgi.threads import ThreadPool
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 from webtest import lint
 
 from pyramid_asgi_consumers.application import ASGIApplication
-from pyramid_asgi_consumers.connection import Limit
+from pyramid_asgi_consumers.connection.endpoint import Limit
 from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.testing.call import Call
 from pyramid_asgi_consumers.testing.connection import Message

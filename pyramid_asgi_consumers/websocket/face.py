@@ -17,7 +17,7 @@ from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
 from pyramid_asgi_consumers.handshake.exchange import run_in_request
-from pyramid_asgi_consumers.refusal import deny, rendered
+from pyramid_asgi_consumers.refusal import refuse, rendered
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.websocket.relay import Relay
 from pyramid_asgi_consumers.websocket.watcher import (
@@ -181,7 +181,7 @@ class WebSocket:
         answer = rendered(response)
         await self._connect()
         self._closed(1006, "")
-        await deny(self.scope, self._send, *answer)
+        await refuse(self.scope, self._send, *answer)
 
     async def _connect(self) -> None:
         if not self._connected:
@@ -339,7 +339,7 @@ class WebSocket:
         if self._state is CONNECTING:
             await self._connect()
             self._closed(1006, "")
-            await deny(self.scope, self._send, 403)
+            await refuse(self.scope, self._send, 403)
         elif self._state is OPEN:
             self._closed(code, reason)
             try:

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from pyramid_asgi_consumers.exceptions import WSGIError
-from pyramid_asgi_consumers.wsgi.headers import checked_headers, checked_status
+from pyramid_asgi_consumers.headers import checked_headers, checked_status
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,6 @@
 """Serves a WSGI application as an ASGI http application."""
 
 import asyncio
-import contextlib
-import contextvars
-import http.client
 import io
 import logging
 from collections.abc import Callable
@@ -15,13 +12,14 @@ from asgiref.wsgi import WsgiToAsgi
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.async_views import SERVER, Receive, cancel_views
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
+from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.wsgi.body import has_no_body, read_body
 from pyramid_asgi_consumers.wsgi.environ import build_environ, origin_form
 from pyramid_asgi_consumers.wsgi.handover import Ahead
 from pyramid_asgi_consumers.wsgi.response import Response, Send
 from pyramid_asgi_consumers.wsgi.sources import FileWrapper
-from pyramid_asgi_consumers.wsgi.threads import Settler, ThreadPool, adopt, context_of
+from pyramid_asgi_consumers.wsgi.threads import Settler, ThreadPool
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ class WSGIBridge(WsgiToAsgi):
             await response.send_to(receive, send, server.paced)
         except OSError as error:
             if error is response.error and not isinstance(error, ClientDisconnected):
-                await fail(scope, send, response.sent, error, response.context)
+                await fail(scope, send, response.sent, error, response.context, server)
             else:
                 log.debug(
                     "The client left: %s %s",
@@ -138,67 +136,10 @@ class WSGIBridge(WsgiToAsgi):
                 if not response.sent:
                     await answer_nobody(scope, send)
         except Exception as error:
-            await fail(scope, send, response.sent, error, response.context)
+            await fail(scope, send, response.sent, error, response.context, server)
 
     async def drain(self) -> None:
         """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""
         if not await self.pool.drain(self.shutdown_timeout):
             log.warning("Views still run after %g s; they are left alone", self.shutdown_timeout)
             await cancel_views(self.awaited, self.shutdown_timeout)
-
-
-async def refuse(scope: dict[str, Any], send: Send, status: int) -> None:
-    """Answer an http scope with a plain text page that says no more than the status."""
-    text = f"{status} {http.client.responses[status]}\n".encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(text)).encode()),
-    ]
-    # The rest of an upload is not read, so the connection cannot serve another request. HTTP/2
-    # has no such header (RFC 9113 section 8.2.2).
-    if status in (400, 413) and scope.get("http_version", "1.1").startswith("1"):
-        headers.append((b"connection", b"close"))
-    body = b"" if scope["method"] == "HEAD" else text
-    # A client that has left already gets nothing.
-    with contextlib.suppress(OSError):
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def answer_nobody(scope: dict[str, Any], send: Send) -> None:
-    """End an http request whose client has left before its response.
-
-    Middleware may wait for one: Starlette's ``BaseHTTPMiddleware`` takes a request that ends
-    without a response for an error.
-    """
-    await refuse(scope, send, 400)
-
-
-async def fail(
-    scope: dict[str, Any],
-    send: Send,
-    started: bool,
-    error: BaseException,
-    context: contextvars.Context | None = None,
-) -> None:
-    """End an http request whose application raised ``error``.
-
-    Logged, and answered with 500. Where the response has ``started`` the server is to break the
-    connection off: ``error`` is raised for it, and logged by it, but on Daphne. ``context`` is that
-    in which the application ran: who reports errors (Sentry) notes there that it has done so.
-    """
-    context = context_of(error) if context is None else context.copy()
-    if started and not quirks.served_by(scope, send).break_off():
-        adopt(context)
-        raise error
-    report = partial(
-        log.error,
-        "%s %s failed",
-        Shown(scope["method"], quoted=False),
-        Shown(scope["path"]),
-        exc_info=error,
-    )
-    # The answer is sent in the server's own context: it may begin the next request in that.
-    context.run(report)
-    if not started:
-        await refuse(scope, send, 500)

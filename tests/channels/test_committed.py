@@ -221,7 +221,7 @@ async def test_who_is_refused_beside_commits_is_told_and_only_the_commits_are_lo
         await asyncio.wait_for(then, SECONDS)
     await asyncio.to_thread(published)
     assert [record.getMessage() for record in caplog.records] == [
-        "Not published on 'a' after the commit: away"
+        "Not published on 'a' after the commit: away (1 of 1 events)"
     ]
 
 
@@ -496,7 +496,7 @@ async def test_what_is_refused_behind_what_it_interrupted_is_logged(caplog):
     await asyncio.to_thread(published)
     [record] = caplog.records
     assert record.getMessage() == (
-        "Not published on 'b', by what interrupted another publish: away"
+        "Not published on 'b' by what interrupted another publish: away (1 of 1 events)"
     )
 
 

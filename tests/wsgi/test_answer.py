@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from pyramid_asgi_consumers import WSGIBridge
+from pyramid_asgi_consumers import headers as headers_module
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
-from pyramid_asgi_consumers.wsgi import headers as headers_module
 from pyramid_asgi_consumers.wsgi.answer import Answer
 from tests.support.asgi import body_of, http_scope, run
 from tests.support.wsgi import Closing, Exchange, answers, levels, status_of, wait_until

@@ -12,10 +12,7 @@ from pyramid_asgi_consumers.wsgi.threads import (
     Crew,
     Settler,
     ThreadPool,
-    adopt,
     call_soon,
-    context_of,
-    mark,
 )
 from tests.support.wsgi import Idle, wait_until
 
@@ -326,7 +323,7 @@ def test_threads_that_gevent_has_patched_are_an_error_at_start():
 import asyncio
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
-from pyramid_asgi_consumers.wsgi.threads import adopt, ThreadPool
+from pyramid_asgi_consumers.wsgi.threads import ThreadPool
 import gevent.monkey
 
 def make_app():
@@ -355,26 +352,3 @@ except RuntimeError as error:
         " patch_all(thread=False)"
     )
     assert done.stdout.splitlines()[1:] == [f"make_asgi_app: {error}", error], done.stderr
-
-
-def test_a_context_is_adopted_by_the_current_one():
-    first, second, third = (contextvars.ContextVar(name) for name in ("first", "second", "third"))
-    first.set("here")
-    second.set("same")
-    there = contextvars.copy_context()
-    there.run(first.set, "there")
-    there.run(third.set, "new")
-    adopt(there)
-    assert [first.get(), second.get(), third.get()] == ["there", "same", "new"]
-
-
-def test_an_error_is_logged_in_the_context_that_it_is_marked_with():
-    variable, error = contextvars.ContextVar("variable"), ValueError()
-    variable.set("here")
-    there = contextvars.copy_context()
-    there.run(variable.set, "there")
-    assert context_of(error).run(variable.get) == "here"
-    mark(error, there)
-    assert context_of(error).run(variable.get) == "there"
-    # Also while its thread is inside.
-    assert there.run(lambda: context_of(error).run(variable.get)) == "there"

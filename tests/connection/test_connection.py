@@ -10,7 +10,7 @@ from pyramid.httpexceptions import HTTPConflict
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.connection import Endpoint, Limit
+from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import (
     InvalidJSON,
     SubscriptionOverflow,

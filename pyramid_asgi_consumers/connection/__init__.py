@@ -1,0 +1,1 @@
+"""One connection to a consumer, from its first message to its end."""

@@ -1,0 +1,157 @@
+"""Who may connect to a consumer: its limits, its origin rule and, where guarded, its handshake."""
+
+import asyncio
+import logging
+from typing import Any
+
+from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.connection.http import serve_http
+from pyramid_asgi_consumers.connection.shared import Shared
+from pyramid_asgi_consumers.connection.websocket import serve_websocket
+from pyramid_asgi_consumers.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+)
+from pyramid_asgi_consumers.handshake.early import EarlyEvents, waits_for_leave
+from pyramid_asgi_consumers.handshake.exchange import ADMISSION, Handshakes, Refusal
+from pyramid_asgi_consumers.handshake.origins import OriginRule
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.refusal import Headers, refuse
+from pyramid_asgi_consumers.shown import Shown
+
+log = logging.getLogger(__name__)
+
+
+class Limit:
+    """How many connections may be open at once, ``most``; None for any number.
+
+    Those that are open here count ``within`` another limit, too.
+    """
+
+    def __init__(self, most: int | None, within: "Limit | None" = None) -> None:
+        self.most = most
+        self.within = within
+        self.open = 0
+
+    @property
+    def full(self) -> bool:
+        if self.most is not None and self.open >= self.most:
+            return True
+        return self.within is not None and self.within.full
+
+    def __enter__(self) -> None:
+        self.open += 1
+        if self.within is not None:
+            self.within.open += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.open -= 1
+        if self.within is not None:
+            self.within.open -= 1
+
+
+class Endpoint:
+    """Serves the connections of one consumer.
+
+    ``rule`` is the origin rule of the application, ``process`` its limit for all consumers,
+    ``handshakes`` makes the handshakes of guarded ones. Who serves a connection may know the event
+    ``loop`` that runs; None asks for it.
+    """
+
+    def __init__(
+        self, consumer: Consumer, rule: OriginRule, process: Limit, handshakes: Handshakes
+    ) -> None:
+        self.consumer = consumer
+        self.rule = rule.extended(consumer.origins)
+        self.handshakes = handshakes
+        self.limit = Limit(consumer.max_connections, within=process)
+        self._known: Shared | None = None
+
+    async def websocket(
+        self,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Serve a websocket, from its handshake to its close."""
+        if self.limit.full:
+            log.warning("503 for %s: max_connections are open", self.consumer)
+            return await refuse(scope, send, 503)
+        reason = self.rule.refusal(scope["headers"])
+        if reason is not None:
+            log.warning("403 for a handshake to %s: %s", self.consumer, reason)
+            return await refuse(scope, send, 403)
+        if self.consumer.route_name is None:
+            with self.limit:
+                shared = self._shared(loop)
+                return await serve_websocket(self.consumer, scope, receive, send, [], shared)
+        async with EarlyEvents(receive) as early:
+            with self.limit:
+                headers = await self._admitted(scope, send, early)
+                if headers is not None:
+                    receive, shared = early.receive, self._shared(loop)
+                    await serve_websocket(self.consumer, scope, receive, send, headers, shared)
+
+    async def http(
+        self,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Serve an http request."""
+        if self.limit.full:
+            log.warning("503 for %s: max_connections are open", self.consumer)
+            return await refuse(scope, send, 503)
+        if self.consumer.route_name is None:
+            with self.limit:
+                shared = self._shared(loop)
+                return await serve_http(self.consumer, scope, receive, send, [], shared)
+        async with EarlyEvents(receive) as early:
+            with self.limit:
+                headers = await self._admitted(scope, send, early)
+                if headers is not None:
+                    receive, shared = early.receive, self._shared(loop)
+                    await serve_http(self.consumer, scope, receive, send, headers, shared)
+
+    async def _admitted(
+        self,
+        scope: dict[str, Any],
+        send: Any,
+        early: EarlyEvents,
+    ) -> Headers | None:
+        # Completes the scope and returns the headers that the consumer's answer gets besides its
+        # own; or refuses, and returns None.
+        try:
+            left = early.left
+            if not quirks.served_by(scope, None).tells_who_left_early or waits_for_leave(scope):
+                left = None
+            outcome = await self.handshakes.admit(self.consumer, scope, left)
+        except ClientDisconnected as error:
+            log.debug("No handshake to %s: %s", self.consumer, Shown(error))
+            # Nobody gets this, but servers log a connection that was not answered.
+            await refuse(scope, send, 503)
+            return None
+        except BadRequest as error:
+            log.info("400 for a handshake to %s: %s", self.consumer, Shown(error))
+            await refuse(scope, send, 400)
+            return None
+        if isinstance(outcome, Refusal):
+            log.info("%d for a handshake to %s: Pyramid's answer", outcome.status, self.consumer)
+            await refuse(scope, send, outcome.status, outcome.headers, outcome.body or b"")
+            return None
+        scope["pyramid.request"] = outcome.request
+        scope["pyramid.context"] = outcome.context
+        scope["pyramid.userid"] = outcome.userid
+        scope[ADMISSION] = outcome
+        return outcome.headers
+
+    def _shared(self, loop: asyncio.AbstractEventLoop | None) -> Shared:
+        # An application may serve on several event loops. To ask which one runs is dear.
+        if loop is None:
+            loop = asyncio.get_running_loop()
+        shared = self._known
+        if shared is None or shared.loop is not loop:
+            shared = self._known = Shared()
+        return shared

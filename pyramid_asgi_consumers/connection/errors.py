@@ -1,0 +1,76 @@
+"""What it means that a consumer raised: that its client has left, how to end, or a fault."""
+
+import asyncio
+import logging
+from typing import Any
+
+from pyramid.httpexceptions import HTTPException
+
+from pyramid_asgi_consumers.exceptions import (
+    ClientDisconnected,
+    WebSocketDisconnect,
+)
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.refusal import rendered
+
+log = logging.getLogger(__name__)
+
+
+class ClientGone(ClientDisconnected):
+    """What the consumer's ``send`` raises where the server's does not."""
+
+
+async def gone(message: dict[str, Any]) -> None:
+    """What the consumer's ``send`` returns once its client has left."""
+    # Who goes on for all that does not keep others from their turn, or its end.
+    await asyncio.sleep(0)
+    raise ClientGone("The client has left")
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The one error that ``error`` stands for, where it is a group with one."""
+    # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
+    # client that has left, each may raise that.
+    while (
+        hasattr(error, "derive")
+        and hasattr(error, "exceptions")
+        and (len(error.exceptions) == 1 or error.split(WebSocketDisconnect)[1] is None)
+    ):
+        error = error.exceptions[0]
+    return error
+
+
+def _was_raised_by(send: Any, sending: Any, error: OSError) -> bool:
+    # An OSError of the consumer's own (a database that is down) must not pass for a client that
+    # left. Wrapping send in a coroutine would tell them apart at a price for every message; the
+    # traceback tells it for nothing. What middleware has made of send may be any callable: there
+    # it is the coroutine that it returned last, ``sending``.
+    codes = [getattr(send, "__code__", None), getattr(sending, "cr_code", None)]
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def says_that_the_client_left(error: BaseException, send: Any, sending: Any) -> bool:
+    """Whether ``error``, which a consumer raised, says that its client has left, and no more.
+
+    ``send`` is the server's, ``sending`` what it returned last.
+    """
+    return isinstance(error, ClientGone | WebSocketDisconnect) or (
+        isinstance(error, OSError) and _was_raised_by(send, sending, error)
+    )
+
+
+def response_of(consumer: Consumer, error: HTTPException) -> tuple[Any, ...]:
+    """Status, headers and body of the response that ``consumer`` has raised; what to refuse with.
+
+    It may be one that cannot be sent, or made: that is logged, and becomes a 500.
+    """
+    try:
+        return rendered(error)
+    except Exception:
+        log.exception("%s raised a response that cannot be sent", consumer)
+        return (500,)

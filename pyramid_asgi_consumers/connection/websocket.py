@@ -1,0 +1,165 @@
+"""One websocket of a consumer: what its messages go through, and how it ends."""
+
+import asyncio
+import logging
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from pyramid.httpexceptions import HTTPException
+
+from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.connection.errors import (
+    ClientGone,
+    gone,
+    response_of,
+    says_that_the_client_left,
+    unwrapped,
+)
+from pyramid_asgi_consumers.connection.headers import merged
+from pyramid_asgi_consumers.connection.leaving import SenderWatcher
+from pyramid_asgi_consumers.connection.shared import Shared
+from pyramid_asgi_consumers.contexts import context_of
+from pyramid_asgi_consumers.exceptions import (
+    InvalidMessage,
+    SubscriptionOverflow,
+)
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.raised import caught, separate
+from pyramid_asgi_consumers.refusal import Headers, refuse
+from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.turns import TURN, give_way
+
+log = logging.getLogger(__name__)
+
+
+async def serve_websocket(
+    consumer: Consumer,
+    scope: dict[str, Any],
+    receive: Any,
+    send: Any,
+    headers: Headers,
+    shared: Shared,
+) -> None:
+    """Serve a websocket that was admitted, to its close.
+
+    ``headers`` are added to those with which the consumer accepts it.
+    """
+    # A function that watches itself has a task of its own.
+    watches = getattr(consumer.app, "watches", False)
+    state = "connecting"
+    server = quirks.served_by(scope, send)
+    server_send = send
+    receive, send = server.websocket(receive, send)
+    denies = "websocket.http.response" in (scope.get("extensions") or {})
+    held: dict[str, Any] | None = None
+    sending: Any = None
+    turns = shared.turns
+    due = 0.0
+    watcher = None if watches else SenderWatcher(receive)
+    asked: Any = None
+
+    def noted_receive() -> Any:
+        nonlocal asked
+        asked = receive() if server.minds_who_left else watcher.noted(receive)
+        return asked
+
+    def tracked(message: dict[str, Any]) -> Any:
+        nonlocal sending
+        kind = message["type"]
+        if kind == "websocket.send":
+            if monotonic() >= due:
+                return looking(message)
+        elif kind == "websocket.accept":
+            if headers:
+                message = {**message, "headers": merged(message.get("headers"), headers)}
+            return settling(message, "open")
+        elif kind == "websocket.close":
+            return settling(message, "closed")
+        elif denies and kind == "websocket.http.response.start" and state == "connecting":
+            return holding(message)
+        elif denies and kind == "websocket.http.response.body":
+            return settling(message, "closed")
+        sending = send(message)
+        return sending
+
+    async def settling(message: dict[str, Any], to: str) -> None:
+        nonlocal state, sending, held
+        before, state = state, to
+        try:
+            if held is not None and message["type"] == "websocket.http.response.body":
+                start, held = held, None
+                sending = send(start)
+                await sending
+                before = to
+            sending = send(message)
+            await sending
+        except OSError:
+            raise
+        except Exception:
+            # The server has not taken it, whatever it is by now itself.
+            state = before
+            if before == "connecting":
+                server.refused(server_send)
+            raise
+        if to == "open" and server.has_left(server_send):
+            raise ClientGone("The client has left")
+
+    async def holding(message: dict[str, Any]) -> None:
+        # The first message of the body sends it, as the specification asks of servers: until
+        # then the handshake can still be answered otherwise.
+        nonlocal held
+        held = message
+
+    def looking(message: dict[str, Any]) -> Any:
+        nonlocal due, receive, sending
+        now = monotonic()
+        due = now + TURN
+        if watcher is not None:
+            if watcher.left:
+                # As the specification asks of servers, some of which never say so.
+                return gone(message)
+            receive = watcher.look(asked, now)
+        sending = give_way(send, message) if turns.missed(now) else send(message)
+        return sending
+
+    denial: tuple[Any, ...] = (403,)
+    code = 1000
+    task = asyncio.current_task(turns.loop)
+    try:
+        own = receive if watcher is None else noted_receive
+        call = consumer.app(scope, own, tracked)
+        if not watches:
+            call, _ = separate(call, task)
+        await call
+        if held is not None:
+            raise RuntimeError(f"{consumer} returned before the body of its denial")
+    except BaseException as raised:
+        error = unwrapped(caught(raised, task))
+        if says_that_the_client_left(error, send, sending):
+            log.debug("The client of %s had left: %s", consumer, Shown(error))
+            if state == "connecting":
+                # Nobody gets this, but servers log a handshake that was not answered.
+                await refuse(scope, send, 503, server=server)
+            return
+        if isinstance(error, HTTPException):
+            code = 4000 + error.status_int
+            if state == "connecting":
+                denial = response_of(consumer, error)
+        elif isinstance(error, InvalidMessage | SubscriptionOverflow):
+            log.warning("%s closes with %d: %s", consumer, error.close_code, Shown(error))
+            denial, code = (error.status,), error.close_code
+        else:
+            context_of(error).run(partial(log.error, "%s failed", consumer, exc_info=error))
+            denial, code = (500,), 1011
+    finally:
+        if watcher is not None:
+            await watcher.end()
+    if state == "connecting":
+        await refuse(scope, send, *denial, server=server)
+    elif state == "open":
+        try:
+            await send({"type": "websocket.close", "code": code, "reason": ""})
+        except quirks.CLIENT_WAS_FASTER as error:
+            # Servers say in different ways that the client was faster.
+            log.debug("The client of %s had left: %s", consumer, Shown(error))
