@@ -296,7 +296,6 @@ def _log(failure: str, messages: Messages, results: list[Any]) -> None:
     )
 
 
-
 def _id(results: list[Any]) -> str:
     (result,) = results
     if isinstance(result, ChannelsError):

@@ -735,7 +735,7 @@ async def test_what_waited_as_a_process_forked_is_not_the_childs(backend):
 async def test_a_refusal_is_logged_with_its_channel(caplog):
     class Refusing(MemoryBackend):
         def publish_many(self, messages):
-            return [PublishRefused("away\n") for _ in messages]
+            return [PublishRefused("away\n (1 of 1 events)") for _ in messages]
 
     channels = Channels(Refusing())
     request = request_of(channels)
@@ -743,7 +743,21 @@ async def test_a_refusal_is_logged_with_its_channel(caplog):
         await request.channels.apublish("a\n\x1b[31m", 1)
     await asyncio.to_thread(published)
     [record] = caplog.records
-    assert record.getMessage() == (r"Not published on 'a\n\x1b[31m' after the commit: away\n")
+    assert record.getMessage() == (
+        r"Not published on 'a\n\x1b[31m' after the commit: away\n (1 of 1 events)"
+    )
+
+
+async def test_what_fails_of_one_commit_is_one_line(caplog):
+    class Refusing(MemoryBackend):
+        def publish_many(self, messages):
+            return ["id", PublishRefused("away"), PublishRefused("away")]
+
+    request = request_of(Channels(Refusing()))
+    await commit(request, 0, 1, 2)
+    await asyncio.to_thread(published)
+    [record] = caplog.records
+    assert record.getMessage() == "Not published on 'a' after the commit: away (2 of 3 events)"
 
 
 async def test_where_no_thread_starts_any_more_it_is_published_all_the_same(backend, monkeypatch):
