@@ -2,9 +2,12 @@
 
 import re
 from functools import lru_cache
+from typing import Any
 
 from pyramid_asgi_consumers.exceptions import WSGIError
 from pyramid_asgi_consumers.shown import Shown
+
+Headers = list[tuple[bytes, bytes]]
 
 # Headers with values of up to so many characters, but cookies, are the same again and again.
 CACHED = 64
@@ -38,7 +41,7 @@ def checked_status(status: object) -> int:
     return _status_code(status)
 
 
-def checked_headers(headers: object) -> list[tuple[bytes, bytes]]:
+def checked_headers(headers: object) -> Headers:
     """``headers`` as ASGI wants them; :class:`.WSGIError` for what cannot be sent.
 
     Names are tokens (RFC 9110 section 5.1), values latin-1 without control characters, and none of
@@ -85,3 +88,11 @@ def _header_name(name: str) -> bytes:
     if name.lower() in HOP_BY_HOP:
         raise WSGIError(f"The header {Shown(name)} is hop-by-hop: it is the server's to send")
     return name.lower().encode("ascii")
+
+
+def merged(own: Any, pyramids: Headers) -> Headers:
+    """The headers ``own`` of the consumer and those of Pyramid's response to its handshake."""
+    # What the consumer says itself holds; cookies are all set.
+    own = list(own or ())
+    names = {name.lower() for name, _ in own} - {b"set-cookie"}
+    return own + [header for header in pyramids if header[0] not in names]

@@ -15,12 +15,10 @@ from pyramid.response import Response
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.contexts import adopt, context_of
-from pyramid_asgi_consumers.headers import checked_headers
+from pyramid_asgi_consumers.headers import Headers, checked_headers
 from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
-
-Headers = list[tuple[bytes, bytes]]
 
 _PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 

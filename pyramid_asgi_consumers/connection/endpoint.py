@@ -15,8 +15,9 @@ from pyramid_asgi_consumers.exceptions import (
 from pyramid_asgi_consumers.handshake.early import EarlyEvents, waits_for_leave
 from pyramid_asgi_consumers.handshake.exchange import ADMISSION, Handshakes, Refusal
 from pyramid_asgi_consumers.handshake.origins import OriginRule
+from pyramid_asgi_consumers.headers import Headers
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.refusal import Headers, refuse
+from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)

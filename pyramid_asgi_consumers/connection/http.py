@@ -16,13 +16,13 @@ from pyramid_asgi_consumers.connection.errors import (
     says_that_the_client_left,
     unwrapped,
 )
-from pyramid_asgi_consumers.connection.headers import merged
 from pyramid_asgi_consumers.connection.leaving import RequestWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.contexts import context_of
+from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, separate
-from pyramid_asgi_consumers.refusal import Headers, answer_nobody, fail, refuse
+from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, give_way
 

@@ -16,7 +16,6 @@ from pyramid_asgi_consumers.connection.errors import (
     says_that_the_client_left,
     unwrapped,
 )
-from pyramid_asgi_consumers.connection.headers import merged
 from pyramid_asgi_consumers.connection.leaving import SenderWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.contexts import context_of
@@ -24,9 +23,10 @@ from pyramid_asgi_consumers.exceptions import (
     InvalidMessage,
     SubscriptionOverflow,
 )
+from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import caught, separate
-from pyramid_asgi_consumers.refusal import Headers, refuse
+from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, give_way
 
