@@ -5,9 +5,9 @@ nothing moved on it: what is long may take long over a slow network.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio.connection import Connection as AsyncConnection
@@ -88,7 +88,7 @@ class _Reader(asyncio.StreamReader):
     # Counts what arrives, of which redis-py tells only when a reply is complete.
     arrived = 0
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         self.arrived += 1
         super().feed_data(data)
 
@@ -96,11 +96,11 @@ class _Reader(asyncio.StreamReader):
 def traffic_of(connection: AsyncConnection) -> tuple[int, int]:
     """Return how much has arrived and how much waits to go: it changes whenever something moves."""
     reader, writer = connection._reader, connection._writer
-    if reader is None:
+    if reader is None or writer is None:
         return 0, 0
     # It was made by asyncio, which offers no other way to watch it.
     reader.__class__ = _Reader
-    return reader.arrived, writer.transport.get_write_buffer_size()
+    return cast(_Reader, reader).arrived, writer.transport.get_write_buffer_size()
 
 
 async def within(

@@ -63,7 +63,7 @@ class _Timed:
         """The deadline says it."""
 
     def _connect(self) -> _TimedSocket:
-        return _TimedSocket(super()._connect())
+        return _TimedSocket(super()._connect())  # type: ignore[misc]  # of the class behind it
 
 
 class _TimedConnection(_Timed, Connection):

@@ -150,25 +150,31 @@ class StreamFeed(Feed):
         super().put(item)
         if not self.joining:
             return
+        gap = item if isinstance(item, Gap) else None
         position = None if isinstance(item, Gap) else position_of(item.id)
         for subscription, joiner in list(self.joining.items()):
-            if joiner.reached is None:
+            reached = joiner.reached
+            if reached is None:
                 continue
             if position is None:
-                joiner.gap = item
-            elif not is_before(position, joiner.reached, joiner.behind):
-                self._join(subscription, joiner, position, 1)
+                joiner.gap = gap
+            elif not is_before(position, reached, joiner.behind):
+                self._join(subscription, joiner.gap, reached, position, 1)
                 subscription.put(item)
             else:
                 joiner.gap = None
 
     def _join(
-        self, subscription: Subscription, joiner: Joiner, position: Position, present: int
+        self,
+        subscription: Subscription,
+        gap: Gap | None,
+        reached: Position,
+        position: Position,
+        present: int,
     ) -> None:
         # Of what is missing the subscriber may have had a part.
-        gap = joiner.gap
-        if gap is not None and joiner.reached[0] == position[0]:
-            missed = position[1] - joiner.reached[1] - present
+        if gap is not None and reached[0] == position[0]:
+            missed = position[1] - reached[1] - present
             gap = Gap(self.channel, missed) if missed > 0 else None
         if gap is not None:
             subscription.put(gap)
@@ -206,6 +212,7 @@ class StreamFeed(Feed):
         page, be it foreign.
         """
         reading = self.reading
+        assert reading is not None  # next_page() began it
         joiners = {
             subscription: joiner
             for subscription, joiner in self.joining.items()
@@ -215,25 +222,28 @@ class StreamFeed(Feed):
             return
         more = end is not None and newest is not None and end < newest
         upto = end if more else newest
-        self._page_live(newest, upto, rows)
-        self._page_joining(joiners, newest, upto, rows)
+        self._page_live(reading, newest, upto, rows)
+        self._page_joining(reading, joiners, newest, upto, rows)
         if reading.after is not None:
             reading.after = upto or NOWHERE
         if reading.is_over(upto, more):
-            self._end_reading(joiners)
+            self._end_reading(reading, joiners)
+        assert self.last is not None  # from the first page on
         for subscription, joiner in list(self.joining.items()):
             if joiner.reached is not None and not is_after(joiner.reached, self.last):
-                self._join(subscription, joiner, self.last, 0)
+                self._join(subscription, joiner.gap, joiner.reached, self.last, 0)
         self.wake()
 
-    def _page_live(self, newest: Position | None, upto: Position | None, rows: list[Row]) -> None:
+    def _page_live(
+        self, reading: Reading, newest: Position | None, upto: Position | None, rows: list[Row]
+    ) -> None:
         if self.caught_up:
             return
         if self.last is None:
             if self.missed:
                 self.put(Gap(self.channel, None))
             self.last = newest or NOWHERE
-            self._end_catching_up()
+            self._end_catching_up(reading)
         else:
             before = self.last
             items, self.last = self._lead(before, newest, upto, rows, again=False)
@@ -244,13 +254,14 @@ class StreamFeed(Feed):
             for item in items:
                 self.put(item)
 
-    def _end_catching_up(self) -> None:
+    def _end_catching_up(self, reading: Reading) -> None:
         self.caught_up = True
-        for position, event in self.reading.held:
+        for position, event in reading.held:
             self.deliver(position, event)
 
     def _page_joining(
         self,
+        reading: Reading,
         joiners: dict[Subscription, Joiner],
         newest: Position | None,
         upto: Position | None,
@@ -262,16 +273,16 @@ class StreamFeed(Feed):
             joiner.ready = True
             if joiner.at_newest:
                 joiner.reached = newest or NOWHERE
-                joiner.behind = self.reading.behind
+                joiner.behind = reading.behind
                 continue
-            if joiner.after not in led:
-                led[joiner.after] = self._lead(joiner.after, newest, upto, rows, again=True)
             before = joiner.after
-            items, joiner.after = led[before]
-            if newest is None and before is not None and before[0] == self.reading.behind:
+            if before not in led:
+                led[before] = self._lead(before, newest, upto, rows, again=True)
+            items, after = led[before]
+            if newest is None and before is not None and before[0] == reading.behind:
                 # Nothing is stored, but what was may still be on its way.
-                joiner.after = before
-            joiner.follow(subscription, items, newest or NOWHERE)
+                after = before
+            joiner.follow(subscription, items, after, newest or NOWHERE)
 
     def _lead(
         self,
@@ -281,23 +292,26 @@ class StreamFeed(Feed):
         rows: list[Row],
         again: bool,
     ) -> tuple[list[Item], Position]:
-        if after is not None and newest is not None:
+        if after is not None and newest is not None and upto is not None:
             if upto <= after <= newest:
                 return [], after
             if after > newest and not again:
                 upto = newest
         return catch_up(self.channel, after, upto, rows, again)
 
-    def _end_reading(self, joiners: dict[Subscription, Joiner]) -> None:
+    def _end_reading(self, reading: Reading, joiners: dict[Subscription, Joiner]) -> None:
         if not self.caught_up:
-            self._end_catching_up()
-        followed: dict[Position, tuple[list[Item], Position]] = {}
+            self._end_catching_up(reading)
+        # Here, too, most of them stand at the same place.
+        led: dict[Position, tuple[list[Item], Position]] = {}
         for subscription, joiner in joiners.items():
             if joiner.reached is None:
-                if joiner.after not in followed:
-                    followed[joiner.after] = self.reading.lead_on(self.channel, joiner.after)
-                items, joiner.reached = followed[joiner.after]
-                joiner.behind = self.reading.behind
+                after = joiner.after
+                assert after is not None  # its page was taken
+                if after not in led:
+                    led[after] = reading.lead_on(self.channel, after)
+                items, joiner.reached = led[after]
+                joiner.behind = reading.behind
                 for item in items:
                     subscription.put(item)
         self.reading = None

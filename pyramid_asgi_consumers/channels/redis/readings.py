@@ -71,8 +71,11 @@ class Joiner:
         #: those between it and that of ``reached``, were before ``reached``.
         self.behind = behind
 
-    def follow(self, subscription: Subscription, items: list[Item], newest: Position) -> None:
-        """Give what a page has for it; ``after`` is behind that already."""
+    def follow(
+        self, subscription: Subscription, items: list[Item], after: Position, newest: Position
+    ) -> None:
+        """Give it what a page has for it, up to ``after``; ``newest`` is stored."""
+        self.after = after
         if self.target is None:
             self.target = newest
         if self.live:
@@ -80,7 +83,7 @@ class Joiner:
                 subscription.put(item)
         else:
             subscription.replay(items)
-        self.live = self.after >= self.target
+        self.live = after >= self.target
 
 
 class Reading:
@@ -130,7 +133,7 @@ class Reading:
 
     def is_over(self, upto: Position | None, more: bool) -> bool:
         """Return whether it ends with the page that goes up to ``upto``; ``more`` is stored."""
-        if more and upto < self.target:
+        if more and upto is not None and upto < self.target:
             return False
         if self.further and self.lost > (upto or NOWHERE):
             self.further -= 1
