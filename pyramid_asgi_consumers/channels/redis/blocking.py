@@ -83,27 +83,29 @@ class BlockingCommands:
 
         In place of what failed stands the ChannelsError.
         """
-        turns = self.turns
+        shared = self._shared()
+        pool, turns = shared.pool, shared.turns
         # Something may run scripts in the midst of this, in the same thread.
         before = this_thread.deadline
         this_thread.deadline = time.monotonic() + self.timeout
         try:
             calls = list(calls)
             if turns is None:
-                return self._run(calls, answered)
+                return self._run(pool, calls, answered)
             try:
                 turn = turns.get(timeout=self.timeout)
             except queue.Empty:
                 return [unreachable("max_connections are busy") for _ in calls]
             try:
-                return self._run(calls, answered)
+                return self._run(pool, calls, answered)
             finally:
                 turns.put(turn)
         finally:
             this_thread.deadline = before
 
-    def _run(self, calls: list[Call], answered: Callable[[int, Any], Any]) -> list[Any]:
-        pool = self.pool
+    def _run(
+        self, pool: ConnectionPool, calls: list[Call], answered: Callable[[int, Any], Any]
+    ) -> list[Any]:
         try:
             connection = pool.get_connection()
         except (RedisError, OSError) as error:
