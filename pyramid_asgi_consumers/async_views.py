@@ -11,7 +11,7 @@ from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.raised import StandIn, carried, contained, original, outcome
 
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
-SERVER = "pyramid_asgi_consumers.server"
+LOOP_ARGUMENTS = "pyramid_asgi_consumers.loop_arguments"
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 

@@ -59,7 +59,7 @@ NUMBERS = set("dfg")
 OWN = {
     "channels/committed.py": {"failure"},
     "config/application.py": {"permission", "declared.title"},
-    # The reason is that of OriginRule.refusal(): one printable line.
+    # The reason is that of OriginRule.objection(): one printable line.
     "connection/endpoint.py": {"self.consumer", "reason"},
     "connection/errors.py": {"consumer"},
     "connection/http.py": {"consumer"},

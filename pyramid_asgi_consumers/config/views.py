@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from pyramid_asgi_consumers.async_views import SERVER, run_on_loop, run_on_own_loop
+from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, run_on_loop, run_on_own_loop
 
 
 def async_view(view, info):
@@ -26,8 +26,10 @@ def async_view(view, info):
             if hasattr(result, "close"):
                 result.close()
             raise RuntimeError(f"The async view {info.original_view!r} {reason}")
-        server = request.environ.get(SERVER)
-        return run_on_own_loop(result) if server is None else run_on_loop(result, *server)
+        loop_arguments = request.environ.get(LOOP_ARGUMENTS)
+        if loop_arguments is None:
+            return run_on_own_loop(result)
+        return run_on_loop(result, *loop_arguments)
 
     return derived
 

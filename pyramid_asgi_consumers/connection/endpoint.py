@@ -79,7 +79,7 @@ class Endpoint:
         if self.limit.full:
             log.warning("503 for %s: max_connections are open", self.consumer)
             return await refuse(scope, send, 503)
-        reason = self.rule.refusal(scope["headers"])
+        reason = self.rule.objection(scope["headers"])
         if reason is not None:
             log.warning("403 for a handshake to %s: %s", self.consumer, reason)
             return await refuse(scope, send, 403)

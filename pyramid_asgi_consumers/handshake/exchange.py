@@ -23,7 +23,7 @@ from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
-from pyramid_asgi_consumers.async_views import SERVER, cancel_views
+from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, cancel_views
 from pyramid_asgi_consumers.contexts import adopt, mark
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.handshake.cookies import Cookies
@@ -69,8 +69,8 @@ Headers = list[tuple[bytes, bytes]]
 NO_CONSUMER = "asgi run_in_request"
 
 #: What a test client runs the application's exchanges with, in its own place.
-served_by: "contextvars.ContextVar[Handshakes | None]" = contextvars.ContextVar(
-    "served_by", default=None
+current_handshakes: "contextvars.ContextVar[Handshakes | None]" = contextvars.ContextVar(
+    "current_handshakes", default=None
 )
 
 
@@ -95,7 +95,7 @@ async def run_in_request(
     application was made with the registry; TypeError where ``func`` is async.
     """
     if isinstance(scope, Registry):
-        handshakes = served_by.get() or scope.queryUtility(IHandshakes)
+        handshakes = current_handshakes.get() or scope.queryUtility(IHandshakes)
         if handshakes is None:
             raise RuntimeError(
                 "run_in_request: config.make_asgi_app() has made no application with this registry"
@@ -140,8 +140,8 @@ class Exchange:
         self.error: BaseException | None = None
         self._environ: dict[str, Any] | None = None
 
-    def claims(self, request: Request) -> bool:
-        """Whether this is the request that was sent, and not one made of it."""
+    def begin_attempt(self, request: Request) -> bool:
+        """Take ``request`` for the next attempt; return False where it was only made of ours."""
         # pyramid_retry makes each attempt's request of the same environ; a subrequest made of a
         # copied request has a copied environ.
         if self._environ is None:
@@ -174,7 +174,7 @@ class Exchange:
         """Whether ``response``, which came out at the end, is the view's own and a success."""
         return response.headers.get(TOKEN) == self.token and 200 <= response.status_int < 300
 
-    def refusal(self, response: Response) -> Exception:
+    def error_of(self, response: Response) -> Exception:
         """The error that ``response``, which is no success, stands for."""
         # An exception view has answered; it may have made a redirect of a HTTPForbidden.
         error = getattr(self.request, "exception", None)
@@ -205,7 +205,7 @@ class ExchangeRoutesMapper:
 
     def __call__(self, request: Request) -> dict[str, Any]:
         exchange = request.environ.get(EXCHANGE)
-        if exchange is None or not exchange.claims(request):
+        if exchange is None or not exchange.begin_attempt(request):
             if not self.served:
                 self._warn()
             return self._mapper(request)
@@ -342,7 +342,7 @@ class Handshakes:
         # The body stays with the consumer.
         environ["CONTENT_LENGTH"] = "0"
         environ[EXCHANGE] = exchange
-        environ[SERVER] = asyncio.get_running_loop(), None, self.awaited
+        environ[LOOP_ARGUMENTS] = asyncio.get_running_loop(), None, self.awaited
 
         def call() -> Response:
             if cookies.changed:
@@ -385,7 +385,7 @@ class Handshakes:
         if error is None:
             if exchange.succeeded(response):
                 return exchange.result
-            error = exchange.refusal(response)
+            error = exchange.error_of(response)
         error = carried(error)
         # For a consumer that logs it, and for who does where it does not.
         adopt(exchange.context_vars)

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, call_soon, set_outcome
 
-# After so many seconds in which a job has not ended, it is looked whether its client has left.
-PATIENCE = 0.05
+# Seconds in which a job may end before anybody watches whether its client leaves.
+WATCH_AFTER = 0.05
 
 
 class Lane:
@@ -58,7 +58,7 @@ class Lane:
         watch: asyncio.Future[bool] | None = None
         try:
             if left is not None:
-                await asyncio.wait((future,), timeout=PATIENCE)
+                await asyncio.wait((future,), timeout=WATCH_AFTER)
                 if not future.done():
                     watch = asyncio.ensure_future(left())
                     await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)

@@ -39,7 +39,7 @@ class OriginRule:
         """Return this rule with further ``origins``."""
         return OriginRule((*self.origins, *origins), self.hosts)
 
-    def refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    def objection(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return why a handshake with these ``headers`` is refused, None where it is not.
 
         The reason is one printable line. RFC 6454 sections 4 and 7; RFC 6455 section 10.2.

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from pyramid_asgi_consumers.handshake.exchange import served_by
+from pyramid_asgi_consumers.handshake.exchange import current_handshakes
 from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.testing import timeouts
 from pyramid_asgi_consumers.testing.connection import Connection, Message
@@ -55,7 +55,7 @@ class Call:
 
         def create() -> None:
             current_call.set(self)
-            served_by.set(self.app.handshakes)
+            current_handshakes.set(self.app.handshakes)
             self.task = self.thread.loop.create_task(coroutine)
             self.task.add_done_callback(lambda task: self.thread.tell(self._set_done))
 

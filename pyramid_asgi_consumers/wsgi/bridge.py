@@ -10,7 +10,7 @@ from typing import Any
 from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.async_views import SERVER, Receive, cancel_views
+from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, Receive, cancel_views
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
 from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
@@ -112,7 +112,7 @@ class WSGIBridge(WsgiToAsgi):
         # WebOb would copy a body that it does not know to be seekable.
         environ["webob.is_body_seekable"] = True
         loop = asyncio.get_running_loop()
-        environ[SERVER] = loop, receive, self.awaited
+        environ[LOOP_ARGUMENTS] = loop, receive, self.awaited
         settler = self._settler
         if settler is None or settler.loop is not loop:
             settler = self._settler = Settler(loop)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
-from pyramid_asgi_consumers.handshake.lanes import PATIENCE, Lane
+from pyramid_asgi_consumers.handshake.lanes import WATCH_AFTER, Lane
 from pyramid_asgi_consumers.wsgi import threads
 from pyramid_asgi_consumers.wsgi.threads import ThreadPool
 from tests.support.wsgi import wait_until
@@ -146,7 +146,7 @@ async def test_a_job_that_has_begun_or_may_have_a_client_is_waited_for(lanes, le
     running = asyncio.create_task(lane.run(job, left=left))
     if left is at_once:
         await asyncio.to_thread(begun.wait, 20)
-    done, _ = await asyncio.wait([running], timeout=3 * PATIENCE)
+    done, _ = await asyncio.wait([running], timeout=3 * WATCH_AFTER)
     assert not done
     lanes.release.set()
     assert await running is True

@@ -19,7 +19,7 @@ def headers(origin=None, host="example.com"):
 
 
 def passes(origin=None, host="example.com", origins=(), hosts=()):
-    return OriginRule(origins, hosts).refusal(headers(origin, host)) is None
+    return OriginRule(origins, hosts).objection(headers(origin, host)) is None
 
 
 # The same origin.
@@ -137,25 +137,25 @@ def test_an_empty_host_is_refused():
 
 def test_two_origins_are_refused():
     twice = headers("https://example.com") + [(b"origin", b"https://example.com")]
-    assert OriginRule().refusal(twice)
-    assert OriginRule(["https://example.com"]).refusal(twice)
+    assert OriginRule().objection(twice)
+    assert OriginRule(["https://example.com"]).objection(twice)
 
 
 def test_two_hosts_are_refused():
     twice = headers("https://example.com") + [(b"host", b"example.com")]
-    assert OriginRule().refusal(twice)
-    assert OriginRule(["*"]).refusal(twice)
-    assert OriginRule().refusal([(b"host", b"a"), (b"host", b"a")])
+    assert OriginRule().objection(twice)
+    assert OriginRule(["*"]).objection(twice)
+    assert OriginRule().objection([(b"host", b"a"), (b"host", b"a")])
 
 
 def test_header_names_are_read_in_any_case():
     pairs = [(b"Host", b"example.com"), (b"ORIGIN", b"https://evil.example")]
-    assert OriginRule().refusal(pairs)
+    assert OriginRule().objection(pairs)
 
 
 def test_headers_may_be_any_iterable():
-    assert OriginRule().refusal(iter(headers("https://example.com"))) is None
-    assert OriginRule().refusal(iter(headers("https://evil.example")))
+    assert OriginRule().objection(iter(headers("https://example.com"))) is None
+    assert OriginRule().objection(iter(headers("https://evil.example")))
 
 
 # The origins listed.
@@ -251,7 +251,7 @@ def test_a_lone_star_switches_the_check_off(origin):
 
 def test_a_lone_star_lets_two_origins_pass_too():
     twice = headers("https://evil.example") + [(b"origin", b"https://evil.example")]
-    assert OriginRule(["*"]).refusal(twice) is None
+    assert OriginRule(["*"]).objection(twice) is None
 
 
 def test_a_lone_star_leaves_the_hosts_alone():
@@ -263,16 +263,16 @@ def test_a_lone_star_leaves_the_hosts_alone():
 def test_a_consumers_own_origins_pass_beside_the_settings():
     rule = OriginRule(["https://partner.example"], ["example.com"])
     extended = rule.extended(["https://guest.example"])
-    assert extended.refusal(headers("https://guest.example")) is None
-    assert extended.refusal(headers("https://partner.example")) is None
-    assert extended.refusal(headers("https://example.com")) is None
-    assert extended.refusal(headers("https://evil.example"))
-    assert extended.refusal(headers("https://guest.example", "other.example"))
-    assert rule.refusal(headers("https://guest.example"))
+    assert extended.objection(headers("https://guest.example")) is None
+    assert extended.objection(headers("https://partner.example")) is None
+    assert extended.objection(headers("https://example.com")) is None
+    assert extended.objection(headers("https://evil.example"))
+    assert extended.objection(headers("https://guest.example", "other.example"))
+    assert rule.objection(headers("https://guest.example"))
 
 
 def test_a_consumer_may_switch_the_check_off():
-    assert OriginRule().extended(["*"]).refusal(headers("https://evil.example")) is None
+    assert OriginRule().extended(["*"]).objection(headers("https://evil.example")) is None
 
 
 # The hosts listed.
@@ -398,34 +398,34 @@ def test_entries_may_come_from_an_iterator():
     ],
 )
 def test_a_refused_origin_is_logged_with_host_and_setting(origin, host, shown):
-    refusal = OriginRule().refusal(headers(origin, host))
+    objection = OriginRule().objection(headers(origin, host))
     for text in [*shown, "asgi.origins"]:
-        assert text in refusal
+        assert text in objection
 
 
 def test_two_origins_are_logged_with_host_and_setting():
-    refusal = OriginRule().refusal(
+    objection = OriginRule().objection(
         headers("https://a.example") + [(b"origin", b"https://b.example")]
     )
     for text in ["https://a.example", "https://b.example", "'example.com'", "asgi.origins"]:
-        assert text in refusal
+        assert text in objection
 
 
 @pytest.mark.parametrize("host, shown", [("evil.example", "'evil.example'"), (None, "(none)")])
 def test_a_refused_host_is_logged_with_those_accepted_and_the_setting(host, shown):
-    refusal = OriginRule((), ["example.com", "*.example.org"]).refusal(headers(None, host))
+    objection = OriginRule((), ["example.com", "*.example.org"]).objection(headers(None, host))
     for text in [shown, "'example.com *.example.org'", "asgi.hosts"]:
-        assert text in refusal
+        assert text in objection
 
 
 def test_two_hosts_are_logged():
-    refusal = OriginRule().refusal([(b"host", b"a.example"), (b"host", b"b.example")])
-    assert "a.example" in refusal and "b.example" in refusal and "Host" in refusal
+    objection = OriginRule().objection([(b"host", b"a.example"), (b"host", b"b.example")])
+    assert "a.example" in objection and "b.example" in objection and "Host" in objection
 
 
 def test_a_log_line_says_where_it_leaves_something_out():
-    assert "..." in OriginRule().refusal(headers("https://" + "a" * 1000))
-    assert "..." not in OriginRule().refusal(headers("https://" + "a" * 100))
+    assert "..." in OriginRule().objection(headers("https://" + "a" * 1000))
+    assert "..." not in OriginRule().objection(headers("https://" + "a" * 100))
 
 
 # Properties.
@@ -475,8 +475,8 @@ def test_a_star_takes_any_number_of_labels_but_none(sub, host):
 def test_one_wrong_byte_anywhere_is_another_origin(garbage, where):
     host = b"example.com"
     changed = host[:where] + garbage + host[where:]
-    refusal = OriginRule().refusal([(b"origin", b"https://" + changed), (b"host", host)])
-    assert (refusal is None) == (changed in (b"example.com:80", b"example.com:443"))
+    objection = OriginRule().objection([(b"origin", b"https://" + changed), (b"host", host)])
+    assert (objection is None) == (changed in (b"example.com:80", b"example.com:443"))
 
 
 pairs = st.lists(
@@ -500,10 +500,10 @@ rules = st.sampled_from(
 @settings(modest, max_examples=300)
 @given(rule=rules, pairs=pairs)
 def test_any_headers_pass_or_are_refused_with_one_short_printable_line(rule, pairs):
-    refusal = rule.refusal(pairs)
-    if refusal is not None:
-        assert refusal.isprintable() and refusal.isascii()
-        assert len(refusal) < 2500
+    objection = rule.objection(pairs)
+    if objection is not None:
+        assert objection.isprintable() and objection.isascii()
+        assert len(objection) < 2500
 
 
 @modest
@@ -515,4 +515,4 @@ def test_any_entries_make_a_rule_or_a_value_error(entries):
         except ValueError as error:
             assert any(repr(entry) in str(error) for entry in entries)
         else:
-            rule.refusal(headers("https://example.com"))
+            rule.objection(headers("https://example.com"))
