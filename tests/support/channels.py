@@ -2,9 +2,11 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 
 SECONDS = 60
@@ -66,3 +68,41 @@ def the_loop(channels):
     """What the backend has on the only event loop that used it."""
     (loop,) = channels.backend._loops.values()
     return loop
+
+
+async def data(events, count):
+    """The data of the next events."""
+    return [event.data for event in await take(events, count)]
+
+
+def published(backend, *messages):
+    """Publish names and data as a thread does; return the ids."""
+    return backend.publish_many([(name, encode(content)) for name, content in messages])
+
+
+class Memory:
+    """How backends within the process are made, and seen to be empty."""
+
+    def make(self, **options):
+        return MemoryBackend(**options)
+
+    async def is_empty(self, backend):
+        return not backend._inboxes and not any(
+            channel.feeds or channel.members for channel in backend._channels.values()
+        )
+
+
+class Redis:
+    """How backends at a Redis are made, and seen to be empty."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def make(self, **options):
+        return RedisBackend(self.server.url, prefix=f"{uuid4()}:", **options)
+
+    async def is_empty(self, backend):
+        client = self.server.client
+        return not client.keys(backend.keys.members("*")) and not client.pubsub_channels(
+            backend.keys.redis_channel("*")
+        )
