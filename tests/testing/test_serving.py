@@ -17,8 +17,7 @@ from sqlalchemy.pool import StaticPool
 from websockets.sync.client import connect
 
 from pyramid_asgi_consumers.exceptions import LifespanError
-from pyramid_asgi_consumers.testing import TestApp, serving
-from pyramid_asgi_consumers.testing import live as module
+from pyramid_asgi_consumers.testing import TestApp, background, serving
 from tests.apps.liveapp import Application, get
 from tests.support.browser import browsing
 
@@ -213,7 +212,7 @@ class Endless:
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+    monkeypatch.setattr(background, "TIMEOUT", 0.5)
 
 
 @each_server
@@ -234,7 +233,7 @@ def test_an_application_that_takes_too_long_to_stop(impatient):
         await lifespan.released.wait()
 
     before = set(threading.enumerate())
-    with pytest.raises(TimeoutError, match="did not stop within 0.5 s; these .*_Background._main"):
+    with pytest.raises(TimeoutError, match="did not stop within 0.5 s; these .*Background._main"):
         with serving(Application(lifespan=lifespan).app):
             (thread,) = set(threading.enumerate()) - before
     lifespan.loop.call_soon_threadsafe(lifespan.released.set)
@@ -277,12 +276,12 @@ def test_an_interrupt_before_anything_runs():
     def run(main, ended):
         raise InterruptedError
 
-    background = module._Background(application.app, None, None)
+    beside = background.Background(application.app, None, None)
     with pytest.raises(InterruptedError):
-        background.start(run)
-    background.stop()
-    background.start(module._in_a_thread)
-    background.stop()
+        beside.start(run)
+    beside.stop()
+    beside.start(background.in_a_thread)
+    beside.stop()
     assert application.events == []
 
 
