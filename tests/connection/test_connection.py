@@ -19,7 +19,7 @@ from pyramid_asgi_consumers.exceptions import (
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.websocket import watcher
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
+from tests.support.asgi import SCOPES, body_of, http_scope, run, websocket_scope
 
 CONNECT = {"type": "websocket.connect"}
 
@@ -474,7 +474,7 @@ async def test_a_raised_response_that_cannot_be_sent_is_a_failure(protocol, erro
     async def app(scope, receive, send):
         raise error
 
-    scope = websocket_scope() if protocol == "websocket" else http_scope()
+    scope = SCOPES[protocol]()
     sent = await run(getattr(endpoint(app, protocol), protocol), scope, CONNECT)
     assert (sent[0]["status"], len(sent)) == (500, 2)
     (message,) = caplog.messages

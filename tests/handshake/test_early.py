@@ -8,7 +8,7 @@ from pyramid.config import Configurator
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.handshake.early import MOST_BYTES, MOST_EVENTS, EarlyEvents
-from tests.support.asgi import http_scope, websocket_scope
+from tests.support.asgi import SCOPES
 from tests.support.project import CONNECT
 from tests.support.wsgi import DISCONNECT, request, wait_until
 
@@ -156,9 +156,8 @@ class Site:
         async def send(message):
             sent.append(message["type"])
 
-        make = websocket_scope if kind == "websocket" else http_scope
         path = "/ws" if kind == "websocket" else "/http"
-        scope = make(path, query_string=name.encode(), headers=list(headers))
+        scope = SCOPES[kind](path, query_string=name.encode(), headers=list(headers))
         return asyncio.create_task(self.app(scope, client.receive, send)), sent
 
 

@@ -13,80 +13,14 @@ from pyramid.authentication import RemoteUserAuthenticationPolicy
 from pyramid.authorization import ACLAuthorizationPolicy, Allow, Authenticated
 from pyramid.config import Configurator
 from pyramid.events import ContextFound, NewRequest, NewResponse
-from pyramid.httpexceptions import HTTPFound, HTTPNotFound
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.threadlocal import get_current_request, manager
 
-from pyramid_asgi_consumers.handshake.exchange import TOKEN
 from tests.support.asgi import body_of, http_scope, run, websocket_scope
-from tests.support.project import (
-    CONNECT,
-    Message,
-    Room,
-    cookies_of,
-    log_in,
-    make_config,
-    make_engine,
-    opened,
-)
-
-
-@pytest.fixture
-def engine(tmp_path):
-    engine = make_engine(tmp_path / "database")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def config(engine):
-    return make_config(engine)
-
-
-class Consumer:
-    """Accepts, or answers, and ends; keeps the scopes it was called with."""
-
-    def __init__(self, headers=()):
-        self.headers = list(headers)
-        self.scopes = []
-
-    async def __call__(self, scope, receive, send):
-        self.scopes.append(scope)
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.accept", "headers": self.headers})
-        else:
-            await send({"type": "http.response.start", "status": 200, "headers": self.headers})
-            await send({"type": "http.response.body", "body": b"answered"})
-
-
-def declare(config, protocol="websocket", path="/x", *, headers=(), **arguments):
-    consumer = Consumer(headers)
-    arguments.setdefault("permission", NO_PERMISSION_REQUIRED)
-    config.add_asgi_consumer(path, protocol, consumer, **arguments)
-    return consumer
-
-
-async def shake(app, path="/x", *headers, **more):
-    """The first message of the answer to a websocket's handshake."""
-    left = {"type": "websocket.disconnect", "code": 1000}
-    return (await run(app, websocket_scope(path, headers, **more), CONNECT, left))[0]
-
-
-def add_tween(config, tween):
-    """``tween(handler, request)`` answers, outside of exception views and transactions."""
-    config.registry.tween = tween
-    config.add_tween(f"{__name__}.tween_factory", over="pyramid_tm.tm_tween_factory")
-
-
-def tween_factory(handler, registry):
-    return lambda request: registry.tween(handler, request)
-
-
-def tracebacks(caplog):
-    return [record.getMessage() for record in caplog.records if record.exc_info]
-
+from tests.support.handshakes import Consumer, add_page, declare, shake
+from tests.support.project import CONNECT, Room, cookies_of, log_in, make_config, opened
 
 # Who gets in.
 
@@ -198,294 +132,7 @@ async def test_a_permission_that_nobody_needs_still_gives_a_request(config):
 
 
 # Headers.
-
-
-def decorate(config):
-    """Have a tween and a response callback set headers of all kinds."""
-
-    def tween(handler, request):
-        response = handler(request)
-        response.set_cookie("tween", "1")
-        response.headers.update(
-            {
-                "X-Frame-Options": "DENY",
-                "Connection": "close",
-                "Keep-Alive": "timeout=5",
-                "Transfer-Encoding": "chunked",
-                "Upgrade": "h2c",
-                "Content-Language": "la",
-                "ETag": '"1"',
-                "Sec-WebSocket-Protocol": "other",
-            }
-        )
-        return response
-
-    def subscriber(event):
-        event.request.add_response_callback(
-            lambda request, response: response.set_cookie("callback", "2")
-        )
-
-    add_tween(config, tween)
-    config.add_subscriber(subscriber, NewRequest)
-
-
-@pytest.mark.parametrize("protocol", ["websocket", "http"])
-async def test_headers_that_pyramid_set_go_out_with_the_consumer_s_answer(config, protocol):
-    decorate(config)
-    declare(config, protocol, headers=[(b"x-own", b"1"), (b"Set-Cookie", b"own=3")])
-    scope = websocket_scope("/x") if protocol == "websocket" else http_scope("/x")
-    answer = (await run(config.make_asgi_app(), scope, CONNECT))[0]
-    assert answer["type"] in ("websocket.accept", "http.response.start")
-    assert sorted((name.lower(), value) for name, value in answer["headers"]) == [
-        (b"set-cookie", b"callback=2; Path=/"),
-        (b"set-cookie", b"own=3"),
-        (b"set-cookie", b"tween=1; Path=/"),
-        (b"x-frame-options", b"DENY"),
-        (b"x-own", b"1"),
-    ]
-
-
-async def test_a_header_that_the_consumer_sets_itself_holds(config):
-    decorate(config)
-    declare(config, headers=[(b"X-Frame-Options", b"SAMEORIGIN")])
-    answer = await shake(config.make_asgi_app())
-    values = [value for name, value in answer["headers"] if name.lower() == b"x-frame-options"]
-    assert values == [b"SAMEORIGIN"]
-
-
-async def test_hop_by_hop_headers_of_a_refusal_stay_behind(config):
-    decorate(config)
-    sent = await run(config.make_asgi_app(), websocket_scope("/rooms/blue"), CONNECT)
-    names = {name for name, _ in sent[0]["headers"]}
-    assert b"content-language" in names
-    assert not names & {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
-    assert body_of(sent)
-
-
-@pytest.mark.parametrize("path", ["/x", "/rooms/blue"])
-@pytest.mark.parametrize("value", ["caf\u00e9 \u20ac", "split\x00"])
-async def test_a_header_that_cannot_be_sent_is_500(config, caplog, path, value):
-    def tween(handler, request):
-        response = handler(request)
-        response.headers["X-Name"] = value
-        return response
-
-    add_tween(config, tween)
-    consumer = declare(config)
-    assert (await shake(config.make_asgi_app(), path))["status"] == 500
-    assert (len(tracebacks(caplog)), consumer.scopes) == (1, [])
-
-
-async def test_latin_1_headers_pass_both_ways(config):
-    def tween(handler, request):
-        response = handler(request)
-        response.headers["X-Name"] = request.headers["X-Name"]
-        return response
-
-    add_tween(config, tween)
-    declare(config)
-    answer = await shake(config.make_asgi_app(), "/x", (b"x-name", b"\xe9t\xe9"))
-    assert (b"x-name", b"\xe9t\xe9") in answer["headers"]
-
-
-async def test_big_cookies_pass_both_ways(config):
-    big = b"x" * 60000
-
-    def tween(handler, request):
-        response = handler(request)
-        response.headers["X-Length"] = str(len(request.cookies["big"]))
-        response.headers.add("Set-Cookie", "big=" + "y" * 60000)
-        return response
-
-    add_tween(config, tween)
-    declare(config)
-    answer = await shake(config.make_asgi_app(), "/x", (b"cookie", b"big=" + big))
-    assert (b"x-length", b"60000") in answer["headers"]
-    assert (b"set-cookie", b"big=" + b"y" * 60000) in answer["headers"]
-
-
-async def test_the_mark_by_which_the_view_s_response_is_known_stays_inside(config):
-    declare(config)
-    answer = await shake(config.make_asgi_app())
-    assert answer["headers"] == []
-
-
 # Refusals of all kinds.
-
-
-async def test_a_redirect_is_a_denial_with_its_location(config):
-    config.commit()
-    config.add_forbidden_view(lambda request: HTTPFound("/login"))
-    sent = await shake(config.make_asgi_app(), "/rooms/blue")
-    assert sent["status"] == 302
-    assert dict(sent["headers"])[b"location"] == b"http://example.com/login"
-
-
-def write_what_cannot_be_committed(request):
-    request.dbsession.add(Message(text="x", author="nobody"))
-    return {}
-
-
-async def test_a_commit_that_fails_after_the_view_is_a_refusal(config, caplog):
-    consumer = declare(config, factory=write_what_cannot_be_committed)
-    assert (await shake(config.make_asgi_app()))["status"] == 500
-    assert consumer.scopes == []
-    assert len(tracebacks(caplog)) == len(caplog.records) == 1
-    assert "The handshake of websocket consumer /x " in caplog.text
-
-
-async def test_a_commit_that_fails_is_refused_with_the_project_s_exception_view(config, caplog):
-    config.add_exception_view(lambda request: Response("conflict", status=409))
-    consumer = declare(config, factory=write_what_cannot_be_committed)
-    sent = await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert (sent[0]["status"], body_of(sent)) == (409, b"conflict")
-    assert (consumer.scopes, tracebacks(caplog)) == ([], [])
-
-
-def with_status(response):
-    response.status = 503
-    return response
-
-
-@pytest.mark.parametrize(
-    "answer", [with_status, lambda response: Response("busy", status=503)], ids=["same", "new"]
-)
-@pytest.mark.parametrize("protocol", ["websocket", "http"])
-async def test_a_tween_that_answers_503_after_the_view_refuses(config, answer, protocol):
-    add_tween(config, lambda handler, request: answer(handler(request)))
-    consumer = declare(config, protocol)
-    scope = websocket_scope("/x") if protocol == "websocket" else http_scope("/x")
-    assert (await run(config.make_asgi_app(), scope, CONNECT))[0]["status"] == 503
-    assert consumer.scopes == []
-
-
-async def test_a_tween_that_answers_200_itself_refuses_as_well(config):
-    add_tween(config, lambda handler, request: Response("maintenance"))
-    consumer = declare(config)
-    sent = await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert (sent[0]["status"], body_of(sent)) == (200, b"maintenance")
-    assert consumer.scopes == []
-
-
-async def test_a_client_cannot_guess_the_mark_that_a_tween_echoes(config):
-    def tween(handler, request):
-        return Response("echo", headers={TOKEN: request.headers[TOKEN]})
-
-    add_tween(config, tween)
-    consumer = declare(config)
-    answer = await shake(config.make_asgi_app(), "/x", (TOKEN.lower().encode(), b"a guess"))
-    assert (answer["status"], consumer.scopes) == (200, [])
-    assert TOKEN.lower().encode() not in dict(answer["headers"])
-
-
-async def test_a_predicate_that_fails_is_404(config):
-    declare(config, request_param="token")
-    declare(config, path="/{room}/y", custom=None, traverse="/")
-    app = config.make_asgi_app()
-    assert (await shake(app))["status"] == 404
-    assert (await shake(app, "/x", query_string=b"token=1"))["type"] == "websocket.accept"
-
-
-class OnTuesday:
-    """A route predicate."""
-
-    def __init__(self, value, config):
-        self.value = value
-
-    def text(self):
-        return f"day = {self.value}"
-
-    phash = text
-
-    def __call__(self, info, request):
-        return info["match"]["day"] == self.value and info["route"].name == "tuesday"
-
-
-async def test_a_route_predicate_that_fails_is_404(config):
-    config.add_route_predicate("day", OnTuesday)
-    declare(config, path="/days/{day}", day="tuesday", name="tuesday")
-    app = config.make_asgi_app()
-    assert (await shake(app, "/days/monday"))["status"] == 404
-    assert (await shake(app, "/days/tuesday"))["type"] == "websocket.accept"
-
-
-def no_such_room(request):
-    raise HTTPNotFound("no such room")
-
-
-def broken_room(request):
-    raise ValueError("no rooms")
-
-
-async def test_a_root_factory_that_finds_nothing_is_404(config):
-    declare(config, factory=no_such_room)
-    sent = await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert sent[0]["status"] == 404
-    assert b"no such room" in body_of(sent)
-
-
-@pytest.mark.parametrize("protocol", ["websocket", "http"])
-async def test_what_raises_is_500_and_one_traceback(config, caplog, protocol):
-    declare(config, protocol, factory=broken_room)
-    scope = websocket_scope("/x") if protocol == "websocket" else http_scope("/x")
-    assert (await run(config.make_asgi_app(), scope, CONNECT))[0]["status"] == 500
-    assert len(tracebacks(caplog)) == len(caplog.records) == 1
-
-
-async def test_what_raises_is_answered_by_the_project_s_exception_view(config, caplog):
-    config.add_exception_view(lambda request: Response("sorry", status=502), context=ValueError)
-    declare(config, factory=broken_room)
-    sent = await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert (sent[0]["status"], body_of(sent), caplog.records) == (502, b"sorry", [])
-
-
-async def test_a_tween_or_policy_that_raises_is_500_and_one_traceback(config, caplog):
-    def tween(handler, request):
-        raise RuntimeError("tween")
-
-    add_tween(config, tween)
-    declare(config)
-    assert (await shake(config.make_asgi_app()))["status"] == 500
-    assert len(tracebacks(caplog)) == len(caplog.records) == 1
-
-
-async def test_a_policy_that_raises_is_answered_by_the_exception_view(engine, caplog):
-    class Policy:
-        def identity(self, request):
-            raise ConnectionError("no directory")
-
-        authenticated_userid = identity
-
-    config = Configurator()
-    config.set_security_policy(Policy())
-    config.add_exception_view(lambda request: Response("down", status=503))
-    config.include("pyramid_asgi_consumers")
-    declare(config)
-    sent = await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert (sent[0]["status"], body_of(sent), caplog.records) == (503, b"down", [])
-
-
-async def test_a_scope_that_no_request_can_be_made_of_is_400(config, caplog):
-    consumer = declare(config)
-    assert (await shake(config.make_asgi_app(), "/x", (b"content-length", b"x")))["status"] == 400
-    assert (consumer.scopes, tracebacks(caplog)) == ([], [])
-
-
-async def test_a_path_that_is_not_text_is_no_consumer_s(config):
-    declare(config, path="/{room}/x")
-    scope = websocket_scope("/\ufffd/x", raw_path=b"/%FF/x")
-    assert (await run(config.make_asgi_app(), scope, CONNECT))[0]["status"] == 404
-
-
-async def test_a_head_request_is_refused_like_a_get(config):
-    consumer = declare(config, "http", permission="speak", path="/{room}/x", factory=Room)
-    app = config.make_asgi_app()
-    sent = await run(app, http_scope("/blue/x", "HEAD"))
-    assert (sent[0]["status"], body_of(sent), consumer.scopes) == (403, b"", [])
-    await run(app, http_scope("/blue/x", "HEAD", headers=[await log_in(app)]))
-    assert consumer.scopes[0]["method"] == consumer.scopes[0]["pyramid.request"].method == "HEAD"
-
-
 # What a handshake goes through.
 
 
@@ -508,8 +155,7 @@ async def test_csrf_protection_guards_an_http_consumer_s_post(config):
     def token(request):
         return Response(request.session.get_csrf_token())
 
-    config.add_route("token", "/token")
-    config.add_view(token, route_name="token")
+    add_page(config, token, "/token")
     consumer = declare(config, "http", require_csrf=True)
     app = config.make_asgi_app()
     sent = await run(app, http_scope("/token"))
@@ -643,17 +289,17 @@ async def test_no_header_makes_a_plain_request_a_handshake(config):
     assert consumer.scopes == []
 
 
+def the_page(request):
+    return Response("the page")
+
+
 @pytest.mark.parametrize("first", ["page", "consumer"])
 async def test_a_page_with_the_same_pattern_keeps_its_get(config, first):
-    def page():
-        config.add_route("page", "/{room}/x")
-        config.add_view(lambda request: Response("the page"), route_name="page")
-
     if first == "page":
-        page()
+        add_page(config, the_page, "/{room}/x")
     consumer = declare(config, path="/{room}/x")
     if first == "consumer":
-        page()
+        add_page(config, the_page, "/{room}/x")
     app = config.make_asgi_app()
     assert body_of(await run(app, http_scope("/blue/x"))) == b"the page"
     assert (await shake(app, "/blue/x"))["type"] == "websocket.accept"
@@ -670,8 +316,7 @@ async def test_a_subrequest_made_of_a_handshake_is_an_ordinary_request(config):
         answers.append(request.invoke_subrequest(Request.blank("/page"), use_tweens=False).text)
         return {}
 
-    config.add_route("page", "/page")
-    config.add_view(lambda request: Response("the page"), route_name="page")
+    add_page(config, the_page)
     declare(config, factory=root)
     assert (await shake(config.make_asgi_app()))["type"] == "websocket.accept"
     assert answers == ["the page"] * 2
@@ -691,8 +336,7 @@ def with_consumers(count):
     config.include("pyramid_asgi_consumers")
     for number in range(count):
         declare(config, path=f"/{number}/x", permission="speak")
-    config.add_route("page", "/page")
-    config.add_view(lambda request: Response("the page"), route_name="page")
+    add_page(config, the_page)
     return config.make_asgi_app()
 
 
@@ -702,104 +346,6 @@ def test_a_thousand_guarded_consumers_add_no_work_to_a_page():
 
 
 # What comes in between.
-
-
-async def waiting(config, **arguments):
-    """Declare a consumer whose handshake waits; return it, what says so and what lets it go on."""
-    loop = asyncio.get_running_loop()
-    reached, go_on = asyncio.Event(), threading.Event()
-
-    def root(request):
-        loop.call_soon_threadsafe(reached.set)
-        assert go_on.wait(20)
-        return {}
-
-    return declare(config, path="/slow", factory=root, **arguments), reached, go_on
-
-
-async def test_a_handshake_that_is_cancelled_gives_its_place_back(config):
-    consumer, reached, go_on = await waiting(config, max_connections=1)
-    app = config.make_asgi_app()
-    handshake = asyncio.create_task(shake(app, "/slow"))
-    await asyncio.wait_for(reached.wait(), 20)
-    assert (await shake(app, "/slow"))["status"] == 503
-    handshake.cancel()
-    await asyncio.wait([handshake])
-    go_on.set()
-    assert handshake.cancelled()
-    assert (await shake(app, "/slow"))["type"] == "websocket.accept"
-    assert len(consumer.scopes) == 1
-
-
-async def test_a_handshake_waits_while_all_threads_are_taken_and_pages_do_not(engine):
-    config = make_config(engine, **{"asgi.handshake_threads": 1})
-    _, reached, go_on = await waiting(config)
-    other = declare(config)
-    app = config.make_asgi_app()
-    slow = asyncio.create_task(shake(app, "/slow"))
-    await asyncio.wait_for(reached.wait(), 20)
-    next_one = asyncio.create_task(shake(app))
-    assert (await run(app, http_scope("/")))[0]["status"] == 200
-    assert other.scopes == []
-    go_on.set()
-    assert {(await slow)["type"], (await next_one)["type"]} == {"websocket.accept"}
-
-
-async def test_pages_that_take_all_their_threads_do_not_keep_sockets_out(engine):
-    config = make_config(engine, **{"asgi.threads": 1})
-    loop = asyncio.get_running_loop()
-    reached, go_on = asyncio.Event(), threading.Event()
-
-    def page(request):
-        loop.call_soon_threadsafe(reached.set)
-        assert go_on.wait(20)
-        return Response("at last")
-
-    config.add_route("page", "/page")
-    config.add_view(page, route_name="page")
-    declare(config)
-    app = config.make_asgi_app()
-    slow = asyncio.create_task(run(app, http_scope("/page")))
-    await asyncio.wait_for(reached.wait(), 20)
-    assert (await shake(app))["type"] == "websocket.accept"
-    go_on.set()
-    assert body_of(await slow) == b"at last"
-
-
-async def test_a_server_that_stops_waits_for_handshakes_but_not_for_ever(config, caplog):
-    consumer, reached, go_on = await waiting(config)
-    app = config.make_asgi_app()
-    slow = asyncio.create_task(shake(app, "/slow"))
-    await asyncio.wait_for(reached.wait(), 20)
-    await app.handshakes.drain(0.01)
-    assert "still run after 0.01 s" in caplog.text
-    go_on.set()
-    assert (await slow)["type"] == "websocket.accept"
-    caplog.clear()
-    await app.handshakes.drain(20)
-    assert (caplog.records, len(consumer.scopes)) == ([], 1)
-
-
-async def test_an_async_view_of_a_handshake_is_cancelled_when_a_server_stops(config):
-    began, ended = asyncio.Event(), []
-
-    async def forbidden(request):
-        began.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.append(True)
-
-    config.commit()
-    config.add_forbidden_view(forbidden)
-    app = config.make_asgi_app()
-    refused = asyncio.create_task(run(app, websocket_scope("/rooms/blue"), CONNECT))
-    await asyncio.wait_for(began.wait(), 20)
-    await app.handshakes.drain(0.01)
-    assert ended == [True]
-    assert (await refused)[0]["status"] == 500
-
-
 async def test_an_http_client_that_left_during_the_handshake_is_told_to_the_consumer(config):
     seen = []
 

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 import pytest
 from pyramid.config import Configurator
 from pyramid.events import NewRequest
-from pyramid.httpexceptions import (
-    HTTPForbidden,
-    HTTPFound,
-    HTTPServerError,
-    HTTPServiceUnavailable,
-)
+from pyramid.httpexceptions import HTTPForbidden, HTTPFound, HTTPServerError, HTTPServiceUnavailable
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.session import SignedCookieSessionFactory
@@ -24,30 +19,9 @@ from sqlalchemy.exc import IntegrityError
 
 from pyramid_asgi_consumers import run_in_request
 from pyramid_asgi_consumers.testing import TestApp
-from tests.handshake.test_handshake import add_tween
 from tests.support.asgi import body_of, http_scope, run, websocket_scope
-from tests.support.project import (
-    CONNECT,
-    Message,
-    Room,
-    User,
-    log_in,
-    make_config,
-    make_engine,
-    texts,
-)
-
-
-@pytest.fixture
-def engine(tmp_path):
-    engine = make_engine(tmp_path / "database")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def config(engine):
-    return make_config(engine)
+from tests.support.handshakes import add_page, add_tween
+from tests.support.project import CONNECT, Message, Room, User, log_in, make_config, texts
 
 
 async def during(config, block, path="/blue/x", **arguments):
@@ -146,23 +120,30 @@ async def test_what_func_raises_comes_back_after_the_abort(config, engine):
     assert await during(config, block) == []
 
 
-async def test_it_comes_back_with_its_cause():
-    # pyramid_tm, which the project has, takes the cause away.
-    cause, seen = KeyError("cause"), []
-
-    def fail(request):
-        raise ValueError from cause
+async def raised_without_transactions(func):
+    """Return what a guarded consumer's call of ``func`` raises, in a project that has no more."""
+    raised = []
 
     async def consumer(scope, receive, send):
-        with pytest.raises(ValueError) as raised:
-            await run_in_request(scope, fail)
-        seen.append(raised.value.__cause__)
+        (error,) = await asyncio.gather(run_in_request(scope, func), return_exceptions=True)
+        raised.append(error)
 
     config = Configurator()
     config.include("pyramid_asgi_consumers")
     config.add_asgi_consumer("/x", "websocket", consumer, permission=NO_PERMISSION_REQUIRED)
     await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert seen == [cause]
+    return raised[0]
+
+
+async def test_it_comes_back_with_its_cause():
+    # pyramid_tm, which the project has, takes the cause away.
+    error, cause = ValueError("mine"), KeyError("cause")
+
+    def fail(request):
+        raise error from cause
+
+    assert await raised_without_transactions(fail) is error
+    assert error.__cause__ is cause
 
 
 @dataclass(frozen=True)
@@ -173,22 +154,12 @@ class Frozen(Exception):
 
 
 async def test_an_error_that_cannot_be_changed_comes_back_as_it_is():
-    error, seen = Frozen("mine"), []
+    error = Frozen("mine")
 
     def fail(request):
         raise error
 
-    async def consumer(scope, receive, send):
-        try:
-            await run_in_request(scope, fail)
-        except Exception as raised:
-            seen.append(raised)
-
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
-    config.add_asgi_consumer("/x", "websocket", consumer, permission=NO_PERMISSION_REQUIRED)
-    await run(config.make_asgi_app(), websocket_scope("/x"), CONNECT)
-    assert seen == [error]
+    assert await raised_without_transactions(fail) is error
 
 
 async def test_it_comes_back_also_where_an_exception_view_answers(config):
@@ -476,26 +447,22 @@ async def test_concurrent_calls_are_transactions_of_their_own(config):
     assert written == ["good", "good"]
 
 
-async def test_pages_that_wait_for_a_call_do_not_starve_it(engine):
+async def test_pages_that_wait_for_a_call_do_not_starve_it(engine, held):
     # All pages' threads are held by one page, until the call has been made.
     config = make_config(engine, **{"asgi.threads": 1})
-    loop = asyncio.get_running_loop()
-    reached, called = asyncio.Event(), threading.Event()
 
     def page(request):
-        loop.call_soon_threadsafe(reached.set)
-        assert called.wait(20)
+        held.wait()
         return Response("at last")
 
     async def block(call):
         app = config.registry.app
         waiting = asyncio.create_task(run(app, http_scope("/page")))
-        await asyncio.wait_for(reached.wait(), 20)
-        await call(lambda request: called.set())
+        await held.reached()
+        await call(lambda request: held.go_on())
         return body_of(await waiting)
 
-    config.add_route("page", "/page")
-    config.add_view(page, route_name="page")
+    add_page(config, page)
     make_asgi_app = config.make_asgi_app
 
     def make_and_keep():
@@ -506,25 +473,23 @@ async def test_pages_that_wait_for_a_call_do_not_starve_it(engine):
     assert await during(config, block) == b"at last"
 
 
-async def test_cancelling_the_caller_lets_func_commit_and_keeps_its_cookies(config):
+async def test_cancelling_the_caller_lets_func_commit_and_keeps_its_cookies(config, held):
     loop = asyncio.get_running_loop()
-    reached, go_on = asyncio.Event(), threading.Event()
     finished = asyncio.Event()
 
     def slow(request):
         request.add_finished_callback(lambda _: loop.call_soon_threadsafe(finished.set))
         write(request, "committed")
         request.session["slow"] = "kept"
-        loop.call_soon_threadsafe(reached.set)
-        assert go_on.wait(20)
+        held.wait()
 
     async def block(call):
         task = asyncio.create_task(call(slow))
-        await asyncio.wait_for(reached.wait(), 20)
+        await held.reached()
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        go_on.set()
+        held.go_on()
         await asyncio.wait_for(finished.wait(), 20)
         # One thread: what it did before is done.
         return await call(lambda request: (texts(request), request.session["slow"]))

@@ -29,6 +29,10 @@ def websocket_scope(path="/ws", headers=(), **more):
     }
 
 
+#: Makes the scope of each protocol.
+SCOPES = {"http": http_scope, "websocket": websocket_scope}
+
+
 async def run(app, scope, *messages, disconnected=None):
     """Serve ``scope``; return what was sent. After ``messages`` the client stays, until
     ``disconnected`` (an asyncio.Event) is set."""
