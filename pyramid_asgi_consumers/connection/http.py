@@ -48,7 +48,7 @@ async def serve_http(
 
     ``headers`` are added to those with which the consumer answers.
     """
-    started = ended = False
+    started = ended = over = False
     sending: Any = None
     server = quirks.served_by(scope, send)
     paced = server.paced(send)
@@ -62,7 +62,8 @@ async def serve_http(
         nonlocal due, sending
         if watcher.left and is_own and not ended:
             # As the specification asks of servers.
-            watcher.told(str(consumer))
+            if not over:
+                watcher.told(str(consumer), scope, turns.loop)
             return gone(message)
         kind = message["type"]
         if kind == "http.response.start":
@@ -92,7 +93,7 @@ async def serve_http(
             ended = True
             watcher.stop()
         else:
-            started = True
+            started = watcher.started = True
         try:
             sending = paced(message)
             await sending
@@ -115,6 +116,8 @@ async def serve_http(
             if not watcher.has_cancelled(error):
                 raise
         finally:
+            # Tasks of the consumer's may go on.
+            over = True
             if not ended:
                 watcher.stop()
             if not watcher.idle:

@@ -32,7 +32,54 @@ log = logging.getLogger(__name__)
 SOON = 0.1
 
 
-class SenderWatcher:
+class _Ending:
+    """Cancels a consumer whose client has left, and tells that from a cancellation by others."""
+
+    # Of the class, where each connection need not set it.
+
+    #: Whether the client is known to have left.
+    left = False
+    _task: "asyncio.Task[Any]"
+    _cancelled = False
+    _overdue: asyncio.TimerHandle | None = None
+
+    def told(self, name: str, scope: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+        """The consumer, which logs call ``name``, has been refused to send, as its client has left.
+
+        Where it goes on, it is cancelled after the seconds that ``scope`` has under
+        :data:`LEAVE_TIMEOUT`.
+        """
+        if self._overdue is None and not self._cancelled:
+            seconds = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
+            self._overdue = loop.call_later(seconds, self._give_up, name, seconds)
+
+    def _give_up(self, name: str, seconds: float) -> None:
+        log.warning("%s goes on %g s after its client has left: cancelled", name, seconds)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._before = getattr(self._task, "cancelling", int)()
+        self._cancelled = True
+        self._task.cancel()
+
+    def has_cancelled(self, error: BaseException) -> bool:
+        """Whether ``error`` came of the consumer's being cancelled here, and of nothing else."""
+        if not self._cancelled:
+            return False
+        if isinstance(error, StandIn):
+            return self._task.cancelled()
+        # Python 3.10 does not count: there a cancellation by others is not told from ours.
+        return getattr(self._task, "cancelling", int)() <= self._before + 1
+
+    def _cancel_no_more(self) -> None:
+        # The consumer has ended.
+        if self._overdue is not None:
+            self._overdue.cancel()
+        if self._cancelled:
+            getattr(self._task, "uncancel", int)()
+
+
+class SenderWatcher(_Ending):
     """Looks after the client of any websocket consumer that sends and does not receive.
 
     ``receive`` is the server's. Who sends calls :meth:`look` now and then: where the consumer waits
@@ -40,13 +87,16 @@ class SenderWatcher:
     :class:`Watcher` does.
     """
 
+    _watcher: Watcher | None = None
+
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._seen: Any = ...
         self._due = 0.0
-        self._watcher: Watcher | None = None
-        #: Whether the client is known to have left.
-        self.left = False
+
+    def watch(self, task: "asyncio.Task[Any]") -> None:
+        """Have ``task``, the consumer's, be the one that is cancelled."""
+        self._task = task
 
     def look(self, asked: Any, now: float) -> Receive:
         """Look after the client, if it is time to; return the ``receive`` that gives all events.
@@ -54,7 +104,7 @@ class SenderWatcher:
         ``asked`` is what that has returned last, None if it was not called yet; ``now`` the time.
         """
         if self._watcher is not None:
-            return self._watcher.receive
+            return self._in_turn
         if now >= self._due:
             self._due = now + watcher.INTERVAL
             if self._seen is not asked:
@@ -62,11 +112,17 @@ class SenderWatcher:
             elif asked is None or _is_over(asked):
                 self._watcher = Watcher(self._receive)
                 self._watcher.watch(self._note)
-                return self._watcher.receive
+                self._turn = asyncio.Lock()
+                return self._in_turn
         return self._receive
 
     def _note(self, event: Event) -> None:
         self.left = True
+
+    async def _in_turn(self) -> Event:
+        # A watcher has one task that waits, and servers have any number.
+        async with self._turn:
+            return await self._watcher.receive()
 
     async def noted(self, receive: Receive) -> Event:
         """Return what ``receive()`` does; note where the client has left."""
@@ -79,7 +135,8 @@ class SenderWatcher:
         return event
 
     async def end(self) -> None:
-        """Watch no longer."""
+        """Watch no longer, and have nobody cancelled: the consumer has ended."""
+        self._cancel_no_more()
         if self._watcher is not None:
             await self._watcher.end()
 
@@ -119,7 +176,7 @@ class Sweep:
             self.loop.call_later(watcher.INTERVAL, self._look)
 
 
-class RequestWatcher:
+class RequestWatcher(_Ending):
     """Notices that the client has left an http consumer that does not receive.
 
     ``receive`` is the server's, for the request that ``scope`` describes; the consumer gets
@@ -130,16 +187,16 @@ class RequestWatcher:
 
     # Of the class, where each request need not set it.
 
-    #: Whether the client is known to have left.
-    left = False
     #: Whether there is nothing to :meth:`end`.
     idle = True
-    _asked = _read = _stopped = _cancelled = False
+    #: Whether the response has started. Then a client that waits for leave to send its body gets
+    #: none any more (RFC 9110 section 10.1.1).
+    started = False
+    _asked = _read = _stopped = False
     _waiting = 0
     _ahead: "asyncio.Task[Event] | None" = None
     _events: deque[Event] | None = None
     _size = 0
-    _overdue: asyncio.TimerHandle | None = None
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, sweep: Sweep) -> None:
         self._scope = scope
@@ -199,45 +256,18 @@ class RequestWatcher:
         self._task = task
         self._sweep.add(self)
 
-    def has_cancelled(self, error: BaseException) -> bool:
-        """Whether ``error`` came of the consumer's being cancelled here, and of nothing else."""
-        if not self._cancelled:
-            return False
-        if isinstance(error, StandIn):
-            return self._task.cancelled()
-        # Python 3.10 does not count: there a cancellation by others is not told from ours.
-        return getattr(self._task, "cancelling", int)() <= self._before + 1
-
     async def end(self) -> None:
         """Take no event any more, and have nobody cancelled: the consumer has ended."""
-        if self._overdue is not None:
-            self._overdue.cancel()
-        if self._cancelled:
-            getattr(self._task, "uncancel", int)()
+        self._cancel_no_more()
         if self._ahead is not None and not self._ahead.done():
             self._ahead.remove_done_callback(self._arrived)
             self._ahead.cancel()
             await asyncio.wait({self._ahead})
 
-    def told(self, name: str) -> None:
-        """The consumer, which logs call ``name``, has been refused to send, as its client has left.
-
-        Where it goes on, it is cancelled after the seconds that :data:`LEAVE_TIMEOUT` says.
-        """
+    def told(self, name: str, scope: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         self.stop()
-        if self._overdue is None and not self._cancelled:
-            self.idle = False
-            seconds = self._scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
-            self._overdue = self._sweep.loop.call_later(seconds, self._give_up, name, seconds)
-
-    def _give_up(self, name: str, seconds: float) -> None:
-        log.warning("%s goes on %g s after its client has left: cancelled", name, seconds)
-        self._cancel()
-
-    def _cancel(self) -> None:
-        self._before = getattr(self._task, "cancelling", int)()
-        self._cancelled = True
-        self._task.cancel()
+        self.idle = False
+        super().told(name, scope, loop)
 
     def stop(self) -> None:
         """Watch no longer: the response has ended, or the consumer listens by itself."""
@@ -257,7 +287,7 @@ class RequestWatcher:
             self._ahead.add_done_callback(self._arrived)
 
     def _may_look(self) -> bool:
-        return self._asked or not waits_for_leave(self._scope)
+        return self._asked or self.started or not waits_for_leave(self._scope)
 
     def _arrived(self, ahead: asyncio.Task[Event]) -> None:
         if has_failed(ahead):

@@ -1,6 +1,7 @@
 """One websocket of a consumer: what its messages go through, and how it ends."""
 
 import asyncio
+import contextlib
 import logging
 from functools import partial
 from time import monotonic
@@ -25,7 +26,7 @@ from pyramid_asgi_consumers.exceptions import (
 )
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.raised import caught, separate
+from pyramid_asgi_consumers.raised import StandIn, caught, separate
 from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, give_way
@@ -48,6 +49,7 @@ async def serve_websocket(
     # A function that watches itself has a task of its own.
     watches = getattr(consumer.app, "watches", False)
     state = "connecting"
+    over = False
     server = quirks.served_by(scope, send)
     server_send = send
     receive, send = server.websocket(receive, send)
@@ -79,7 +81,7 @@ async def serve_websocket(
         elif denies and kind == "websocket.http.response.start" and state == "connecting":
             return holding(message)
         elif denies and kind == "websocket.http.response.body":
-            return settling(message, "closed")
+            return settling(message, "denying" if message.get("more_body") else "closed")
         sending = send(message)
         return sending
 
@@ -118,6 +120,8 @@ async def serve_websocket(
         if watcher is not None:
             if watcher.left:
                 # As the specification asks of servers, some of which never say so.
+                if not over:
+                    watcher.told(str(consumer), scope, turns.loop)
                 return gone(message)
             receive = watcher.look(asked, now)
         sending = give_way(send, message) if turns.missed(now) else send(message)
@@ -127,13 +131,24 @@ async def serve_websocket(
     code = 1000
     task = asyncio.current_task(turns.loop)
     try:
-        own = receive if watcher is None else noted_receive
-        call = consumer.app(scope, own, tracked)
-        if not watches:
-            call, _ = separate(call, task)
-        await call
-        if held is not None:
-            raise RuntimeError(f"{consumer} returned before the body of its denial")
+        if watcher is None:
+            await consumer.app(scope, receive, tracked)
+        else:
+            call, runs = separate(consumer.app(scope, noted_receive, tracked), task)
+            watcher.watch(runs)
+            try:
+                await call
+            except (asyncio.CancelledError, StandIn) as error:
+                if not watcher.has_cancelled(error):
+                    raise
+                raise ClientGone("The client has left") from None
+            finally:
+                # Tasks of the consumer's may go on.
+                over = True
+                await watcher.end()
+        if held is not None or state == "denying":
+            part = "body" if held is not None else "end"
+            raise RuntimeError(f"{consumer} returned before the {part} of its denial")
     except BaseException as raised:
         error = unwrapped(caught(raised, task))
         if says_that_the_client_left(error, send, sending):
@@ -152,11 +167,12 @@ async def serve_websocket(
         else:
             context_of(error).run(partial(log.error, "%s failed", consumer, exc_info=error))
             denial, code = (500,), 1011
-    finally:
-        if watcher is not None:
-            await watcher.end()
     if state == "connecting":
         await refuse(scope, send, *denial, server=server)
+    elif state == "denying":
+        if not server.breaks_denials_off:
+            with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
+                await send({"type": "websocket.http.response.body", "body": b""})
     elif state == "open":
         try:
             await send({"type": "websocket.close", "code": code, "reason": ""})

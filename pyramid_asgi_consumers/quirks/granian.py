@@ -17,6 +17,9 @@ class Granian(Server):
 
     minds_who_left = False
 
+    # 2.8.9 leaves its client waiting.
+    breaks_denials_off = False
+
     def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
         """No close after a disconnect, and no message lost by a ``receive`` that is cancelled.
 

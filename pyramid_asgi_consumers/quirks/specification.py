@@ -67,6 +67,9 @@ class Server:
     #: Whether ``receive`` tells of a client that leaves before its request was answered.
     tells_who_left_early = True
 
+    #: Whether a denial of which the end is missing is broken off as the application returns.
+    breaks_denials_off = True
+
     #: Whether, once a websocket's ``receive`` has told that the client has left, ``send`` raises,
     #: and ``receive`` suspends or raises.
     minds_who_left = True

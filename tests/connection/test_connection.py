@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import contextlib
 from functools import partial
 from importlib import import_module
 
@@ -572,6 +573,79 @@ async def test_who_is_refused_a_message_can_still_receive(soon):
     serving = endpoint(app).websocket(websocket_scope(), server.receive, server.send)
     await asyncio.wait_for(serving, 20)
     assert heard == [unread, disconnect]
+
+
+async def test_a_websocket_that_goes_on_though_its_client_has_left_is_cancelled(soon, caplog):
+    cancelled = []
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            while True:
+                with contextlib.suppress(OSError):
+                    await send({"type": "websocket.send", "text": "x"})
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    server = Deaf(CONNECT, {"type": "websocket.disconnect", "code": 1001})
+    scope = websocket_scope(**{watcher.LEAVE_TIMEOUT: 0.05})
+    serving = endpoint(app).websocket(scope, server.receive, server.send)
+    await asyncio.wait_for(serving, 20)
+    assert cancelled == [True]
+    assert caplog.messages == [
+        "websocket consumer /x (app) goes on 0.05 s after its client has left: cancelled"
+    ]
+    assert not getattr(asyncio.current_task(), "cancelling", int)()
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "http"])
+async def test_a_task_that_a_consumer_leaves_behind_has_nobody_cancelled(protocol, soon, caplog):
+    async def go_on(send, kind):
+        for _ in range(3):
+            with pytest.raises(OSError, match="The client has left"):
+                while True:
+                    await send({"type": kind, "more_body": True, "text": "x"})
+        done.set()
+
+    async def app(scope, receive, send):
+        if protocol == "http":
+            kind = "http.response.body"
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        else:
+            kind = "websocket.send"
+            await send({"type": "websocket.accept"})
+        await receive()
+        tasks.append(asyncio.ensure_future(go_on(send, kind)))
+
+    tasks, done = [], asyncio.Event()
+    server = Deaf({"type": f"{protocol}.disconnect", "code": 1001})
+    scope = {"http": http_scope, "websocket": websocket_scope}[protocol]()
+    scope.update({watcher.LEAVE_TIMEOUT: 0.01, quirks.SERVED_BY: quirks.granian.SERVER})
+    await getattr(endpoint(app, protocol), protocol)(scope, server.receive, server.send)
+    await asyncio.wait_for(done.wait(), 20)
+    await asyncio.sleep(0.02)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("server", "ends"), [(quirks.PLAIN, False), (quirks.granian.SERVER, True)])
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_denial_without_its_end_is_no_whole_one(server, ends, raises, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        await send(START)
+        await send({**BODY, "more_body": True})
+        if raises:
+            raise LookupError("own")
+
+    served = Deaf(CONNECT)
+    scope = websocket_scope(**{quirks.SERVED_BY: server})
+    await endpoint(app).websocket(scope, served.receive, served.send)
+    assert [message["type"] for message in served.sent[2:]] == [BODY["type"]] * ends
+    [record] = caplog.records
+    error = "own" if raises else "websocket consumer /x (app) returned before the end of its denial"
+    assert str(record.exc_info[1]) == error
 
 
 async def flood(scope, receive, send):

@@ -65,6 +65,18 @@ async def test_a_consumer_that_never_receives_hears_that_its_client_has_left():
     await sender.watching.end()
 
 
+async def test_two_tasks_of_a_consumer_that_is_looked_after_may_receive():
+    server = Server()
+    sender = Sender(server.receive)
+    while sender._receive == server.receive:
+        await sender.send()
+    tasks = [asyncio.ensure_future(sender.receive()) for _ in "ab"]
+    for message in "ab":
+        server.put(text(message))
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 20) == [text("a"), text("b")]
+    await sender.watching.end()
+
+
 async def test_a_consumer_that_waits_for_an_event_is_left_alone():
     server = Server()
     sender = Sender(server.receive)
@@ -139,6 +151,10 @@ async def requested(server, func, *headers):
     return bool(cancelled)
 
 
+def told(watching):
+    watching.told("the consumer", watching._scope, asyncio.get_running_loop())
+
+
 async def forever(watching):
     await asyncio.Event().wait()
 
@@ -162,6 +178,14 @@ async def test_a_client_that_waits_for_leave_to_send_its_body_gets_none():
         await asyncio.Event().wait()
 
     assert await requested(server, func, (b"expect", b"100-continue"))
+
+
+async def test_a_client_that_waits_for_leave_is_looked_after_once_the_response_has_started():
+    async def func(watching):
+        watching.started = True
+        await asyncio.Event().wait()
+
+    assert await requested(Server(GONE), func, (b"expect", b"100-continue"))
 
 
 async def test_an_http_consumer_that_has_read_its_body_is_cancelled_when_its_client_leaves():
@@ -364,8 +388,8 @@ async def test_requests_that_run_side_by_side_are_looked_at_together():
 async def test_a_consumer_that_goes_on_to_send_to_nobody_is_cancelled(caplog):
     async def func(watching):
         assert await watching.receive() == GONE
-        watching.told("the consumer")
-        watching.told("the consumer")
+        told(watching)
+        told(watching)
         await asyncio.Event().wait()
 
     assert await requested(Server(GONE), func)
@@ -375,7 +399,7 @@ async def test_a_consumer_that_goes_on_to_send_to_nobody_is_cancelled(caplog):
 async def test_a_consumer_that_ends_when_it_may_not_send_is_not_cancelled(caplog):
     async def func(watching):
         assert await watching.receive() == GONE
-        watching.told("the consumer")
+        told(watching)
 
     assert not await requested(Server(GONE), func)
     await asyncio.sleep(0.02)

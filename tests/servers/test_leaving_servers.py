@@ -198,6 +198,18 @@ def test_http_consumers_that_do_not_receive_are_cancelled(server, quiet):
         wait_for_the_end(server, kind)
 
 
+def test_an_http_consumer_whose_client_waits_for_leave_to_send_is_cancelled(server, quiet):
+    with clients.raw(server) as connection:
+        body = ("Content-Length: 5", "Expect: 100-continue")
+        send_request(connection, "/http_ticks/http_expects", "POST", *body)
+        if server.name == "daphne":
+            # It asks for the body by itself, and calls the application when it is there.
+            clients.read_until(connection, b"100 Continue")
+            connection.sendall(b"12345")
+        clients.read_until(connection, b"tick\n")
+    wait_for_the_end(server, "http_expects")
+
+
 # The request's line, and what is sent of its body.
 REQUESTS = {
     "POST without a body": ("POST", "Content-Length: 0", b""),
