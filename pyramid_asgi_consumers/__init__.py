@@ -1,5 +1,7 @@
 """ASGI consumers and websockets beside the routes of a Pyramid application."""
 
+from pyramid.config import Configurator
+
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.channels import Channels, Event, Gap, channels_of
 from pyramid_asgi_consumers.config.consumers import asgi_consumer_config, websocket_config
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 
-def includeme(config):
+def includeme(config: Configurator) -> None:
     """Add the directives: ``config.include("pyramid_asgi_consumers")``."""
     # After a commit Pyramid does not know what was included before it.
     if config.registry.queryUtility(IConsumerMapper) is not None:

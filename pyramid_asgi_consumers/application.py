@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _NOT_GIVEN = object()
 
 
-class StatelessScope(dict):
+class StatelessScope(dict[str, Any]):
     """The scope of one connection to a consumer, where there is no state."""
 
     def __missing__(self, key: str) -> Any:
@@ -73,12 +73,12 @@ class ASGIApplication:
         self._endpoints: dict[Consumer, Endpoint] = {}
         self._was_wsgi = False
         # Servers look here whether it is a coroutine function; a call looks at the class.
-        self.__call__ = self._serve
+        vars(self)["__call__"] = self._serve
 
     def __copy__(self) -> "ASGIApplication":
         copied = object.__new__(type(self))
         vars(copied).update(vars(self))
-        copied.__call__ = copied._serve
+        vars(copied)["__call__"] = copied._serve
         return copied
 
     def __getattr__(self, name: str) -> Any:

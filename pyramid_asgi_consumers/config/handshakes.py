@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
+from typing import Any
 
 from pyramid.exceptions import ConfigurationExecutionError
 from pyramid.interfaces import (
@@ -60,13 +61,13 @@ class Guard:
     ``name`` and what follows are the arguments of ``add_asgi_consumer``.
     """
 
-    config: object
+    config: Any
     consumer: Consumer
-    introspectable: dict
+    introspectable: Any
     name: str | None
     permission: object
     factory: object
-    predicates: dict
+    predicates: dict[str, Any]
 
     def __post_init__(self) -> None:
         # Conflicts are reported with the line of the consumer's declaration.

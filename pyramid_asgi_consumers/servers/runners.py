@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.router import Router
@@ -44,16 +44,16 @@ def daphne(app: Any, global_conf: Any = None, **options: str) -> None:
         from daphne.server import Server
 
     class Interface(CommandLineInterface):
-        def load_asgi_app(self, path):
+        def load_asgi_app(self, path: str) -> Any:
             return app
 
-        def server_class(self, action_logger, **arguments):
+        def server_class(self, action_logger: Any, **arguments: Any) -> Any:
             if action_logger is not None and action_logger.stream is sys.stdout:
                 if not {"access_log", "access-log"} & options.keys():
                     action_logger = AccessLogGenerator(AccessLog())
             return Server(action_logger=action_logger, **arguments)
 
-    def error(message):
+    def error(message: str) -> NoReturn:
         raise ConfigurationError(f"daphne: {message}")
 
     interface = Interface()

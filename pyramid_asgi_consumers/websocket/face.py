@@ -255,7 +255,7 @@ class WebSocket:
         :meth:`close`.
         """
         if isinstance(message, str):
-            event = {"type": "websocket.send", "text": message}
+            event: Event = {"type": "websocket.send", "text": message}
         elif isinstance(message, (bytes, bytearray, memoryview)):
             event = {"type": "websocket.send", "bytes": bytes(message)}
         else:

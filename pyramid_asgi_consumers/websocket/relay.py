@@ -23,7 +23,8 @@ class Relay:
 
     async def __aenter__(self) -> None:
         await self._subscription.__aenter__()
-        self._body = asyncio.current_task()
+        # A task; what it can do depends on the version of Python.
+        self._body: Any = asyncio.current_task()
         self._task = asyncio.create_task(self._forward())
         self._task.add_done_callback(self._interrupt)
 
@@ -47,8 +48,8 @@ class Relay:
             raise cancelled
         if exc is None or exc is cancelled:
             # What has ended without an error was closed, as a backend is when its server stops.
-            error = self._task.exception() or ChannelsError("The channels were closed")
-            raise error from None
+            failure = self._task.exception() or ChannelsError("The channels were closed")
+            raise failure from None
 
     async def _forward(self) -> None:
         async for item in self._subscription:

@@ -62,7 +62,7 @@ class Watcher:
         pending: Any = None
         try:
             if self._ahead is not None:
-                return await self._from_ahead()
+                return await self._from_ahead(self._ahead)
             pending = self._receive()
             return await pending
         except asyncio.CancelledError:
@@ -76,10 +76,9 @@ class Watcher:
         finally:
             self._receiving = False
             if self._timer is None and self._report is not None:
-                self._arm()
+                self._arm(self._report)
 
-    async def _from_ahead(self) -> Event:
-        ahead = self._ahead
+    async def _from_ahead(self, ahead: asyncio.Future[Any]) -> Event:
         if not self._events:
             # Were it awaited itself, it would be cancelled with this call.
             await asyncio.wait({ahead})
@@ -149,7 +148,7 @@ class Watcher:
     def watch(self, report: Callable[[Event], object]) -> None:
         """Call ``report`` with the server's event where the client leaves and nobody receives."""
         self._report = report
-        self._arm()
+        self._arm(report)
 
     def stop(self) -> None:
         """Watch no longer: the function has ended, or knows that the websocket is closed."""
@@ -170,21 +169,18 @@ class Watcher:
             ahead.cancel()
             await asyncio.wait({ahead})
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
+    def _arm(self, report: Callable[[Event], object]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look, report)
 
-    def _look(self) -> None:
+    def _look(self, report: Callable[[Event], object]) -> None:
         self._timer = None
         if self._receiving:
             return
         if self._disconnect is not None:
             # It came during a receive that was cancelled before it could return it.
-            self._report(self._disconnect)
-        elif self._has_room() and (self._ahead is None or self._may_go_on()):
+            report(self._disconnect)
+        elif self._has_room() and _may_go_on(self._ahead):
             self._ahead = asyncio.create_task(self._look_ahead())
-
-    def _may_go_on(self) -> bool:
-        return self._ahead.done() and not has_failed(self._ahead)
 
     def _has_room(self) -> bool:
         return len(self._events) < MESSAGES and self._size < BYTES
@@ -209,6 +205,10 @@ def has_failed(taken: asyncio.Future[Any]) -> bool:
     """Whether ``taken``, which is done, has no event."""
     # Who ends a loop cancels all tasks, these too.
     return taken.cancelled() or taken.exception() is not None
+
+
+def _may_go_on(ahead: asyncio.Future[Any] | None) -> bool:
+    return ahead is None or (ahead.done() and not has_failed(ahead))
 
 
 def _size(event: Event) -> int:
