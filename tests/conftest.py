@@ -29,6 +29,7 @@ def switching():
 
 @pytest.fixture
 def soon(monkeypatch):
+    """Who looks whether a client has left does so at once."""
     monkeypatch.setattr(watcher, "INTERVAL", 0.001)
 
 

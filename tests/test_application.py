@@ -11,9 +11,7 @@ from pyramid.httpexceptions import HTTPConflict
 from pyramid.response import Response
 
 from pyramid_asgi_consumers.config.settings import SETTINGS
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
-
-CONNECT = {"type": "websocket.connect"}
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 
 
 async def echo(scope, receive, send):

@@ -12,9 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
 from pyramid_asgi_consumers.lifespan import running
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
-
-CONNECT = {"type": "websocket.connect"}
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 
 
 async def show(scope, receive, send):

@@ -15,9 +15,7 @@ from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, carried, caught, contained, original
 from pyramid_asgi_consumers.websocket import watcher
 from pyramid_asgi_consumers.websocket.face import WebSocketFunction
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
-
-CONNECT = {"type": "websocket.connect"}
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 
 
 @pytest.fixture(params=["counted", "not counted"])

@@ -19,9 +19,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid_asgi_consumers import asgi_consumer_config
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.testing import TestApp
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
-
-CONNECT = {"type": "websocket.connect"}
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 
 
 class Nobody:

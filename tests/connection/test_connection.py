@@ -20,9 +20,7 @@ from pyramid_asgi_consumers.exceptions import (
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.websocket import watcher
-from tests.support.asgi import SCOPES, body_of, http_scope, run, websocket_scope
-
-CONNECT = {"type": "websocket.connect"}
+from tests.support.asgi import CONNECT, SCOPES, body_of, http_scope, run, websocket_scope
 
 
 def endpoint(app, protocol="websocket", max_connections=None, process=None):
@@ -532,11 +530,6 @@ async def test_a_body_that_is_no_bytes_is_the_consumer_s_failure(body, caplog):
     )
 
 
-@pytest.fixture
-def soon(monkeypatch):
-    monkeypatch.setattr(watcher, "INTERVAL", 0.001)
-
-
 @pytest.mark.parametrize("pause", [None, 0, 0.01])
 async def test_a_websocket_that_only_sends_ends_when_its_client_leaves(pause, soon, caplog):
     async def app(scope, receive, send):
@@ -621,7 +614,7 @@ async def test_a_task_that_a_consumer_leaves_behind_has_nobody_cancelled(protoco
 
     tasks, done = [], asyncio.Event()
     server = Deaf({"type": f"{protocol}.disconnect", "code": 1001})
-    scope = {"http": http_scope, "websocket": websocket_scope}[protocol]()
+    scope = SCOPES[protocol]()
     scope.update({watcher.LEAVE_TIMEOUT: 0.01, quirks.SERVED_BY: quirks.granian.SERVER})
     await getattr(endpoint(app, protocol), protocol)(scope, server.receive, server.send)
     await asyncio.wait_for(done.wait(), 20)

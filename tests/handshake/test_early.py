@@ -8,8 +8,7 @@ from pyramid.config import Configurator
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.handshake.early import MOST_BYTES, MOST_EVENTS, EarlyEvents
-from tests.support.asgi import SCOPES
-from tests.support.project import CONNECT
+from tests.support.asgi import CONNECT, SCOPES
 from tests.support.wsgi import DISCONNECT, request, wait_until
 
 LEFT = {"type": "websocket.disconnect", "code": 1006}

@@ -18,9 +18,9 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.threadlocal import get_current_request, manager
 
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 from tests.support.handshakes import Consumer, add_page, declare, shake
-from tests.support.project import CONNECT, Room, cookies_of, log_in, make_config, opened
+from tests.support.project import Room, cookies_of, log_in, make_config, opened
 
 # Who gets in.
 

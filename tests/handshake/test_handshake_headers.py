@@ -3,9 +3,8 @@
 import pytest
 from pyramid.events import NewRequest
 
-from tests.support.asgi import SCOPES, body_of, run, websocket_scope
+from tests.support.asgi import CONNECT, SCOPES, body_of, run, websocket_scope
 from tests.support.handshakes import add_tween, declare, shake, tracebacks
-from tests.support.project import CONNECT
 
 
 def decorate(config):

@@ -4,9 +4,9 @@ import asyncio
 
 from pyramid.response import Response
 
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 from tests.support.handshakes import add_page, declare, shake
-from tests.support.project import CONNECT, make_config
+from tests.support.project import make_config
 
 
 def declare_slow(config, held, **arguments):

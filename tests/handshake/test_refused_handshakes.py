@@ -6,9 +6,9 @@ from pyramid.httpexceptions import HTTPFound, HTTPNotFound
 from pyramid.response import Response
 
 from pyramid_asgi_consumers.handshake.exchange import TOKEN
-from tests.support.asgi import SCOPES, body_of, http_scope, run, websocket_scope
+from tests.support.asgi import CONNECT, SCOPES, body_of, http_scope, run, websocket_scope
 from tests.support.handshakes import add_tween, declare, shake, tracebacks
-from tests.support.project import CONNECT, Message, Room, log_in
+from tests.support.project import Message, Room, log_in
 
 
 async def test_a_redirect_is_a_denial_with_its_location(config):

@@ -19,9 +19,9 @@ from sqlalchemy.exc import IntegrityError
 
 from pyramid_asgi_consumers import run_in_request
 from pyramid_asgi_consumers.testing import TestApp
-from tests.support.asgi import body_of, http_scope, run, websocket_scope
+from tests.support.asgi import CONNECT, body_of, http_scope, run, websocket_scope
 from tests.support.handshakes import add_page, add_tween
-from tests.support.project import CONNECT, Message, Room, User, log_in, make_config, texts
+from tests.support.project import Message, Room, User, log_in, make_config, texts
 
 
 async def during(config, block, path="/blue/x", **arguments):

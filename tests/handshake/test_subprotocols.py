@@ -8,8 +8,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers import WebSocket
 from pyramid_asgi_consumers.wsgi.environ import subprotocols
-from tests.support.asgi import run, websocket_scope
-from tests.support.project import CONNECT
+from tests.support.asgi import CONNECT, run, websocket_scope
 
 
 def offering(*lines, **more):

@@ -2,6 +2,8 @@
 
 import asyncio
 
+CONNECT = {"type": "websocket.connect"}
+
 
 def http_scope(path="/", method="GET", headers=(), **more):
     return {

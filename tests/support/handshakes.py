@@ -2,8 +2,7 @@
 
 from pyramid.security import NO_PERMISSION_REQUIRED
 
-from tests.support.asgi import run, websocket_scope
-from tests.support.project import CONNECT
+from tests.support.asgi import CONNECT, run, websocket_scope
 
 
 class Consumer:

@@ -20,9 +20,8 @@ from sqlalchemy import ForeignKey, QueuePool, create_engine, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from pyramid_asgi_consumers import run_in_request
-from tests.support.asgi import http_scope, run, websocket_scope
+from tests.support.asgi import CONNECT, http_scope, run, websocket_scope
 
-CONNECT = {"type": "websocket.connect"}
 SETTINGS = {
     "pyramid.includes": "pyramid_tm",
     "tm.manager_hook": "pyramid_tm.explicit_manager",

@@ -6,11 +6,7 @@ from string import ascii_letters
 import pytest
 
 from pyramid_asgi_consumers.websocket import watcher
-from pyramid_asgi_consumers.websocket.watcher import (
-    BYTES,
-    MESSAGES,
-    Watcher,
-)
+from pyramid_asgi_consumers.websocket.watcher import BYTES, MESSAGES, Watcher
 from tests.support.events import LEFT, Futures, Server, text, until
 
 pytestmark = pytest.mark.usefixtures("soon", "nothing_is_left_behind")

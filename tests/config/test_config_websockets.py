@@ -1,0 +1,141 @@
+"""``add_websocket`` and ``websocket_config``, and what can be a function."""
+
+import functools
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationConflictError
+
+from pyramid_asgi_consumers import websocket_config
+from pyramid_asgi_consumers.exceptions import ConfigurationError
+from tests.support.asgi import CONNECT, run, websocket_scope
+from tests.support.events import text
+from tests.support.websockets import left, serve
+
+
+@websocket_config("/first")
+@websocket_config("/second/{id}", max_connections=3)
+async def decorated(websocket):
+    await websocket.accept()
+    await websocket.send_json(websocket.path_params)
+
+
+async def undecorated(websocket):
+    """Conflicts with another."""
+
+
+async def test_the_decorator_is_found_by_a_scan_and_can_be_stacked():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.scan(__name__)
+    app = config.make_asgi_app()
+    assert (await run(app, websocket_scope("/first"), CONNECT))[1]["text"] == "{}"
+    assert (await run(app, websocket_scope("/second/2"), CONNECT))[1]["text"] == '{"id":"2"}'
+
+
+async def test_a_conflict_names_the_lines_of_the_functions():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.scan(__name__)
+    config.add_websocket("/first", undecorated)
+    config.add_websocket("/first", decorated)
+    with pytest.raises(ConfigurationConflictError) as caught:
+        config.commit()
+    text = str(caught.value)
+    assert 'config.add_websocket("/first", undecorated)' in text
+    assert 'config.add_websocket("/first", decorated)' in text
+    assert "websocket.py" not in text
+    assert "consumers.py" not in text
+
+
+def test_the_introspectable_has_the_function():
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.add_websocket("/ws", f"{__name__}.decorated", origins="https://a.example", name="chat")
+    config.commit()
+    (entry,) = config.introspector.get_category("asgi consumers")
+    found = entry["introspectable"]
+    assert (found["path"], found["protocol"], found["callable"]) == ("/ws", "websocket", decorated)
+    assert (found["origins"], found["name"]) == (("https://a.example",), "chat")
+    assert found.title == (
+        "websocket consumer /ws (function tests.config.test_config_websockets.decorated)"
+    )
+
+
+async def test_the_readme_s_function():
+    readme = (Path(__file__).parent.parent.parent / "README.rst").read_text()
+    section = readme.partition("\nA function of a websocket\n")[2]
+    code = section.partition("code-block:: python\n")[2].partition("\n``@websocket_config")[0]
+    module = ModuleType("chat")
+    exec(textwrap.dedent(code), vars(module))
+    sent = await serve(
+        module.chat,
+        text("Hello"),
+        left(),
+        path="/chat/{room}",
+        permission="chat",
+        scope=websocket_scope("/chat/a"),
+    )
+    assert sent[1]["text"] == "None in a: Hello"
+
+
+class Echo:
+    async def __call__(self, websocket):
+        await decorated(websocket)
+
+    async def method(self, websocket):
+        await decorated(websocket)
+
+
+class Returning:
+    def __call__(self, websocket):
+        return decorated(websocket)
+
+
+@functools.wraps(decorated)
+def wrapper(websocket):
+    return decorated(websocket)
+
+
+async def two(first, websocket):
+    await decorated(websocket)
+
+
+@pytest.mark.parametrize(
+    "func",
+    [
+        Echo(),
+        Echo().method,
+        wrapper,
+        functools.partial(two, None),
+        f"{__name__}.decorated",
+        Returning(),
+    ],
+    ids=["object", "method", "wrapped", "partial", "dotted name", "returns an awaitable"],
+)
+async def test_what_can_be_a_function(func):
+    assert (await serve(func))[1]["text"] == "{}"
+
+
+@pytest.mark.parametrize(
+    ("func", "message"),
+    [
+        (None, "must be an async function of one argument, or its dotted name, not None"),
+        (list, "must be an async function of one argument, or its dotted name, not <class 'list"),
+        (
+            lambda websocket: decorated(websocket),
+            r"must be async \(async def func\(websocket\)\), not <function <lambda>",
+        ),
+        (functools.partial(lambda websocket: decorated(websocket)), "must be async"),
+        (print, "must be async"),
+        (run, "must be a function of one argument, the websocket, not <function run"),
+    ],
+)
+def test_what_cannot_be_a_function(func, message):
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    with pytest.raises(ConfigurationError, match=f"add_websocket: func {message}"):
+        config.add_websocket("/ws", func)
