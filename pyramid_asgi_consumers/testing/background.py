@@ -41,9 +41,9 @@ class Background:
         self.serve = serve
         self.listener = listener
         # Set when the application has started, or will not.
-        self._settled = threading.Event()
+        self._start_ended = threading.Event()
         self._ended: Future[None] = Future()
-        self._ended.add_done_callback(lambda ended: self._settled.set())
+        self._ended.add_done_callback(lambda ended: self._start_ended.set())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._has_started = False
@@ -52,7 +52,7 @@ class Background:
     def start(self, run: Run) -> None:
         """Start by ``run``; return when the application has started, raise why it has not."""
         self._thread = run(self._main, self._ended)
-        if not self._settled.wait(TIMEOUT):
+        if not self._start_ended.wait(TIMEOUT):
             raise TimeoutError(f"The application did not start within {TIMEOUT} s")
         if not self._has_started:
             self._ended.result()
@@ -66,7 +66,7 @@ class Background:
             return
         async with running(self.app) as state:
             self._has_started = True
-            self._settled.set()
+            self._start_ended.set()
             await self.serve(_with_state(self.app, state), self.listener, self._stopping)
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class Background:
         self._is_stopped = True
         if self._loop is None:
             return
-        call_soon(self._loop, self._leave)
+        call_soon(self._loop, self._stop_on_loop)
         if not concurrent.futures.wait([self._ended], TIMEOUT).done:
             raise TimeoutError(
                 f"The application did not stop within {TIMEOUT} s; these tasks of its do not end:"
@@ -85,7 +85,7 @@ class Background:
         if self._has_started:
             self._ended.result()
 
-    def _leave(self) -> None:
+    def _stop_on_loop(self) -> None:
         if self._has_started:
             self._stopping.set()
         else:

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tests.apps.movedapp import STATIC
-from tests.servers.test_pserve import SERVERS, pserve
 from tests.support import clients
+from tests.support.pserve import SERVERS, pserve
 from tests.support.servers import DEADLINE, wait_until
 
 
