@@ -38,13 +38,15 @@ DEFAULT_PORTS = {"https": "443"}
 def origin_form(scope: dict[str, Any], before: str = "") -> dict[str, Any]:
     """Return ``scope``, or what it would be had the client left its own host out of the target.
 
-    ``GET http://host/page`` asks for ``/page``, and the authority in it replaces what the header
-    ``Host`` says (RFC 9112 section 3.2.2). Uvicorn (but for websockets) and Granian do this
-    themselves, and drop the authority; the others hand it on in ``path``. A target that is neither
-    is left as it is, and so are two ``Host`` headers: both are refused later.
+    ``GET http://host/page`` asks for ``/page`` (RFC 9112 section 3.2.2). Uvicorn (but for
+    websockets) and Granian do this themselves, and drop the authority; the others hand it on in
+    ``path``. A target that is neither is left as it is, and refused later.
 
-    ``before`` is what the server itself has put in front of the target: it stays there. No root
-    path is to be given that a client can put there, since the ``Host`` would be the client's.
+    The authority is dropped, and the header ``Host`` is believed, though the RFC wants it the other
+    way round. Who conforms says the same in both, and a page of another origin can choose the
+    target: a proxy that takes ``/app`` off ``/apphttp://evil/ws`` leaves an absolute one.
+
+    ``before`` is what the server itself has put in front of the target: it stays there.
 
     The scope is not changed.
     """
@@ -66,9 +68,6 @@ def origin_form(scope: dict[str, Any], before: str = "") -> dict[str, Any]:
         if rest == raw_path or rest[:1] not in (b"", b"/"):
             return scope
         changed["raw_path"] = before.encode() + (rest or b"/")
-    others = [header for header in scope["headers"] if header[0].lower() != b"host"]
-    if len(others) + 1 >= len(scope["headers"]):
-        changed["headers"] = [(b"host", found[1].encode()), *others]
     return changed
 
 

@@ -284,9 +284,7 @@ def test_a_target_in_absolute_form_counts_as_its_path(server):
         status, body = ask(server, f"{scheme}://host.example:99/environ?q=1")
         environ = json.loads(body)
         assert (status, environ["PATH_INFO"], environ["QUERY_STRING"]) == (200, "/environ", "q=1")
-        # Uvicorn and Granian hand on the path alone.
-        host = "other" if server.name in UVICORN | {"granian"} else "host.example:99"
-        assert environ["url"] == f"http://{host}/environ"
+        assert environ["url"] == "http://other/environ"
     assert ask(server, "http://host/consumer/some") == (200, b"some")
     # Uvicorn's parser takes no target without a path.
     expected = (400,) if server.name in UVICORN else (200, b"A Pyramid page")
@@ -299,6 +297,12 @@ def test_a_handshake_in_absolute_form_counts_as_its_path(server):
     for target in ("/ws?q=1", "/", "", "?q=1"):
         assert clients.handshake_status(server, own + target) == 101
     assert clients.handshake_status(server, f"{own}/ws/nowhere") == _denied(server, 404)
+
+
+def test_the_host_of_a_target_in_absolute_form_lets_no_page_in(server):
+    target, origin = "http://evil.example/ws", "Origin: http://evil.example"
+    assert clients.handshake_status(server, target, origin) == _denied(server, 403)
+    assert clients.handshake_status(server, target, f"Origin: http://{clients.HOST}") == 101
 
 
 @pytest.mark.parametrize("target", ["http:///", "http:/environ", "host:80", "http://a b/environ"])

@@ -142,14 +142,14 @@ def standing_still(count: Callable[[], int]) -> int:
     return seen[-1]
 
 
-def handshake_status(server, path: str) -> int | None:
-    """The status that answers a websocket's handshake, None where nothing does."""
+def handshake_status(server, path: str, *more: str) -> int | None:
+    """The status that answers a websocket's handshake, None where nothing does.
+
+    ``more`` are header lines.
+    """
     with raw(server) as connection:
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n"
-            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-        )
+        lines = (f"GET {path} HTTP/1.1", f"Host: {HOST}", *UPGRADE, *more)
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         with connection.makefile("rb") as file:
             line = file.readline()
     return int(line.split()[1]) if line else None

@@ -24,13 +24,13 @@ async def test_a_chunked_upload_is_a_real_body():
     assert body_of(sent) == b"3 abc"
 
 
-async def test_a_target_in_absolute_form_is_a_path_and_a_host():
+async def test_a_target_in_absolute_form_counts_as_its_path():
     def app(environ, start_response):
         start_response("200 OK", [])
         return [f"{environ['HTTP_HOST']} {environ['PATH_INFO']}".encode()]
 
-    sent = await run(WSGIBridge(app), http_scope("http://host:99/page"))
-    assert body_of(sent) == b"host:99 /page"
+    scope = {**http_scope("http://host:99/page"), "headers": [(b"host", b"other")]}
+    assert body_of(await run(WSGIBridge(app), scope)) == b"other /page"
 
 
 async def test_a_large_upload_arrives_whole():
