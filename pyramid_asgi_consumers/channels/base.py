@@ -52,7 +52,7 @@ class _Parsed:
         if event is None:
             return self
         try:
-            data = json.loads(event.json)
+            data = json.loads(event.json)  # type: ignore[arg-type]  # bytes are never parsed
         except (ValueError, RecursionError) as error:
             raise InvalidEvent(
                 f"The event {event.id} of the channel {Shown(event.channel)} is not JSON:"
@@ -301,8 +301,10 @@ def catch_up(
     return items, head if at is None else max(at, head)
 
 
-def _count(last: Position, position: Position, present: int) -> int | None:
-    return position[1] - last[1] - present if last[0] == position[0] else None
+def _count(last: Position | None, position: Position, present: int) -> int | None:
+    if last is None or last[0] != position[0]:
+        return None
+    return position[1] - last[1] - present
 
 
 class Overflows:
@@ -469,7 +471,8 @@ class Subscription:
                 raise StopAsyncIteration
             if self._waiter is not None:
                 raise RuntimeError("A subscription is iterated by one task at a time")
-            waiter = self._waiter = self._loop.create_future()
+            # It is entered, so it has a loop.
+            waiter = self._waiter = self._loop.create_future()  # type: ignore[union-attr]
             try:
                 await waiter
             except BaseException:
@@ -478,10 +481,10 @@ class Subscription:
                 raise
             finally:
                 self._waiter = None
-            item = self._handed
-            if item is not None:
+            handed = self._handed
+            if handed is not None:
                 self._handed = None
-                return item
+                return handed
 
     def replay(self, items: Iterable[Item]) -> None:
         """Put stored items in front of the queue; they count against neither of its bounds.

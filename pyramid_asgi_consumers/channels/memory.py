@@ -6,7 +6,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from zope.interface import implementer
 
@@ -15,7 +15,6 @@ from pyramid_asgi_consumers.channels.base import (
     Feed,
     Item,
     Position,
-    Row,
     Subscription,
     catch_up,
     decode,
@@ -43,12 +42,16 @@ ROW = 500
 PARTS = 4096
 
 
+# A row of base.Row whose event is kept.
+_Stored = tuple[Position, Position, Event]
+
+
 class _Channel:
     __slots__ = ("position", "rows", "feeds", "members", "touched")
 
     def __init__(self, start: Position) -> None:
         self.position = start
-        self.rows: deque[Row] | tuple[()] = ()
+        self.rows: deque[_Stored] | tuple[()] = ()
         self.feeds: dict[asyncio.AbstractEventLoop, Feed] = {}
         self.members: Counter[bytes] | None = None
         self.touched = 0.0
@@ -167,7 +170,7 @@ class MemoryBackend:
                     self._put_deferred()
         if self._wakes:
             self._wake()
-        if taken is not None:
+        if inbox is not None and taken is not None:
             _deliver(inbox, taken)
         return event_id
 
@@ -234,7 +237,7 @@ class MemoryBackend:
     def _start(self, name: str) -> Position:
         return self._epoch + self._forgotten[hash(name) % PARTS], 0
 
-    def _store(self, name: str, channel: _Channel, row: Row) -> None:
+    def _store(self, name: str, channel: _Channel, row: _Stored) -> None:
         rows = channel.rows = channel.rows or deque()
         if len(rows) == self.history:
             self._stored -= _cost(rows.popleft())
@@ -244,9 +247,9 @@ class MemoryBackend:
         self._storing.move_to_end(name)
         while self._stored > STORED:
             oldest = next(iter(self._storing))
-            rows = self._channels[oldest].rows
-            self._stored -= _cost(rows.popleft())
-            if not rows:
+            stored = cast(deque[_Stored], self._channels[oldest].rows)
+            self._stored -= _cost(stored.popleft())
+            if not stored:
                 del self._storing[oldest]
 
     def _released(self, name: str, channel: _Channel) -> None:
@@ -323,8 +326,8 @@ class MemoryBackend:
         with self._entering():
             for name in subscription.channels:
                 channel = self._channels.get(name)
-                feed = channel.feeds.get(loop) if channel is not None else None
-                if feed is None or subscription not in feed.subscribers:
+                feed = None if channel is None else channel.feeds.get(loop)
+                if channel is None or feed is None or subscription not in feed.subscribers:
                     continue
                 del feed.subscribers[subscription]
                 _leave(channel, subscription)
@@ -373,15 +376,16 @@ def _replayed(name: str, channel: _Channel, since: str) -> list[Item]:
     return catch_up(name, position_of(since), channel.position, channel.rows, again=True)[0]
 
 
-def _cost(row: Row) -> int:
+def _cost(row: _Stored) -> int:
     return row[2].size + ROW
 
 
 def _leave(channel: _Channel, subscription: Subscription) -> None:
-    if subscription.presence is not None:
-        channel.members[subscription.presence] -= 1
-        if not channel.members[subscription.presence]:
-            del channel.members[subscription.presence]
+    members = channel.members
+    if subscription.presence is not None and members is not None:
+        members[subscription.presence] -= 1
+        if not members[subscription.presence]:
+            del members[subscription.presence]
 
 
 def _first(channels: Iterable[str], count: int) -> Iterable[str]:

@@ -1,7 +1,19 @@
+"""Servers of a test's own. What uses a server has the mark ``redis``."""
+
+from pathlib import Path
+
 import pytest
 
 from tests.support.forwarder import Forwarder
 from tests.support.redis_server import RedisServer
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are selected
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            if {"server", "redis_server"} & set(item.fixturenames):
+                item.add_marker(pytest.mark.redis)
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from pyramid_asgi_consumers.exceptions import (
 )
 from tests.support.channels import SECONDS, connected, logged, outages, take, until
 
-pytestmark = pytest.mark.redis
-
 
 async def test_three_connections_serve_all_subscriptions(server):
     async with connected(server.url) as channels:

@@ -4,14 +4,10 @@ import subprocess
 import sys
 import threading
 
-import pytest
-
 from pyramid_asgi_consumers.channels.base import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend, blocking
 from pyramid_asgi_consumers.exceptions import PublishRefused, PublishUnknown
 from tests.support.channels import SECONDS
-
-pytestmark = pytest.mark.redis
 
 
 def test_a_thread_is_refused_or_left_in_doubt_within_the_timeout(server):

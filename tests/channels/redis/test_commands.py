@@ -2,15 +2,11 @@
 
 import asyncio
 
-import pytest
-
 from pyramid_asgi_consumers.channels.redis import RedisBackend, commands, connections, scripts
 from pyramid_asgi_consumers.channels.redis.scripts import LEAVE
 from pyramid_asgi_consumers.exceptions import PublishRefused
 from tests.channels.redis.doubles import Pool
 from tests.support.channels import SECONDS, connected, the_loop, until
-
-pytestmark = pytest.mark.redis
 
 
 async def test_commands_that_wait_are_given_up_at_the_end(server):

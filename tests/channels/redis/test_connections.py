@@ -8,8 +8,6 @@ from pyramid_asgi_consumers.channels.redis import connections
 from tests.channels.redis.doubles import Pool
 from tests.support.channels import SECONDS
 
-pytestmark = pytest.mark.redis
-
 
 async def test_a_connection_that_comes_with_a_cancellation_is_released(server):
     kept = connections.Connections(connections.make_pool(server.url, 2.0), 2.0)

@@ -10,8 +10,6 @@ from pyramid_asgi_consumers.channels.redis import RedisBackend, deadlines
 from pyramid_asgi_consumers.exceptions import PublishRefused, PublishUnknown
 from tests.support.forwarder import Forwarder
 
-pytestmark = pytest.mark.redis
-
 
 async def test_a_thread_is_held_no_longer_than_the_timeout_though_bytes_trickle(server):
     async with Forwarder(server.port) as forwarder:

@@ -12,8 +12,6 @@ from pyramid_asgi_consumers.channels.redis import connections, reader, scripts, 
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.support.channels import connected, logged, take, the_loop, until
 
-pytestmark = pytest.mark.redis
-
 
 async def replicate(master, replica):
     replica.client.replicaof("127.0.0.1", master.port)

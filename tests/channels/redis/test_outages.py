@@ -12,9 +12,6 @@ from pyramid_asgi_consumers.channels.redis import RedisBackend, hub, session
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.support.channels import connected, outages, take, the_loop, until
 
-pytestmark = pytest.mark.redis
-
-
 EVENTS = 1000
 
 

@@ -4,15 +4,10 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
 from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.presence import Presence
 from tests.channels.redis.doubles import AWAY, REPLICA, Commands
 from tests.support.channels import connected, until
-
-pytestmark = pytest.mark.redis
-
 
 SUBSCRIBER = """
 import asyncio, sys

@@ -23,9 +23,6 @@ from tests.support.channels import (
     until,
 )
 
-pytestmark = pytest.mark.redis
-
-
 # What arrives while it is being found out where a channel stands.
 
 

@@ -15,8 +15,6 @@ from pyramid_asgi_consumers.channels.redis.scripts import (
     batch_of,
 )
 
-pytestmark = pytest.mark.redis
-
 
 @pytest.fixture
 def key():

@@ -20,8 +20,6 @@ from tests.support.channels import (
     until,
 )
 
-pytestmark = pytest.mark.redis
-
 
 @pytest.mark.parametrize("presence", [None, "ann"])
 async def test_a_silent_connection_is_given_up(presence, server, monkeypatch, caplog):

@@ -12,8 +12,6 @@ from pyramid_asgi_consumers.channels.base import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 from tests.support.channels import take
 
-pytestmark = pytest.mark.redis
-
 
 @pytest.mark.parametrize(
     "url, complaint",
