@@ -12,7 +12,7 @@ import tempfile
 import time
 
 from pyramid_asgi_consumers.channels import Channels, Event
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 from pyramid_asgi_consumers.channels.redis.connections import make_pool
 from tests.support.redis_server import RedisServer

@@ -45,24 +45,24 @@ class IASGIApplication(Interface):
 class IChannelsBackend(Interface):
     """What carries the events of channels, and all that a new backend has to do.
 
-    It is given to ``config.set_channels_backend``. :mod:`pyramid_asgi_consumers.channels.base` has
-    what backends share, and ``channels/memory.py`` is the shortest one.
+    It is given to ``config.set_channels_backend``. In :mod:`pyramid_asgi_consumers.channels`,
+    ``events``, ``positions`` and ``feeds`` have what backends share; ``memory`` is the shortest.
 
     **Names and payloads** arrive checked and encoded. A name is a str of 1 to 200 characters of any
     kind; there may be any number of names, so what a backend remembers of each needs a bound. A
-    payload is bytes of any length. ``base.make_event(name, position, payload)`` makes the event,
+    payload is bytes of any length. ``events.make_event(name, position, payload)`` makes the event,
     and raises ValueError for a payload that channels never made: log that, and skip it.
 
     **Positions and ids.** An event stands at a position in its channel: ``(epoch, number)``.
     Numbers count from 1 within an epoch, without a hole. Where the count cannot be gone on with,
     since data was lost or the channel was forgotten, a later epoch begins (a larger number, such as
-    the time in microseconds): no position is given out twice. ``base.make_id(position)`` is the id,
-    of twice 16 digits: compared as text, ids are in the order of their positions. A client may send
-    any text for an id: ``base.position_of(text)`` is None for what cannot be one.
+    the time in microseconds): no position is given out twice. ``positions.make_id(position)`` is
+    the id, of twice 16 digits: compared as text, ids are in the order of their positions. A client
+    may send any text for an id: ``positions.position_of(text)`` is None for what cannot be one.
 
     **Gaps.** A subscriber gets each event of a channel once and in order. Where events are missing
-    it gets a ``base.Gap`` in their place, with their number, or None where nobody knows that; never
-    a hole without a gap. ``base.Feed`` sees to this for what is live, and ``base.catch_up`` for
+    it gets an ``events.Gap`` in their place, with their number, or None where nobody knows that;
+    never a hole without a gap. ``feeds.Feed`` sees to this for what is live, ``feeds.catch_up`` for
     what is stored. A new epoch that is seen from its first event on is no gap for who was live.
 
     **Event loops and threads.** One backend serves all threads, and any number of event loops at
@@ -103,8 +103,8 @@ class IChannelsBackend(Interface):
         gap. What was published before is not put.
 
         For a channel in ``subscription.since``, what is stored after that id comes first, as
-        ``base.catch_up(…, again=True)`` tells it: through ``subscription.replay``, in any number of
-        calls, also after this has returned, but before the first ``put`` of the channel. What is
+        ``feeds.catch_up(…, again=True)`` tells it: through ``subscription.replay``, in any number
+        of calls, also after this has returned, but before the first ``put`` of the channel. What is
         live follows without a hole and without a repeat.
 
         ``subscription.presence``, if it is not None, is an encoded member of each of the channels

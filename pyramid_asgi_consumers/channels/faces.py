@@ -8,14 +8,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from pyramid_asgi_consumers.channels.base import (
-    OVERFLOWS,
-    Overflows,
-    Subscription,
-    check_name,
-    encode,
-)
 from pyramid_asgi_consumers.channels.committed import Committed
+from pyramid_asgi_consumers.channels.events import check_name, encode
+from pyramid_asgi_consumers.channels.subscriptions import OVERFLOWS, Overflows, Subscription
 from pyramid_asgi_consumers.interfaces import IChannels
 
 

@@ -10,18 +10,11 @@ from typing import Any, cast
 
 from zope.interface import implementer
 
-from pyramid_asgi_consumers.channels.base import (
-    Event,
-    Feed,
-    Item,
-    Position,
-    Subscription,
-    catch_up,
-    decode,
-    make_event,
-    position_of,
-)
+from pyramid_asgi_consumers.channels.events import Event, Item, decode, make_event
+from pyramid_asgi_consumers.channels.feeds import Feed, catch_up
 from pyramid_asgi_consumers.channels.forks import at_fork
+from pyramid_asgi_consumers.channels.positions import Position, position_of
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
 

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from pyramid_asgi_consumers.channels.base import Event, Subscription
+from pyramid_asgi_consumers.channels.events import Event
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 
 

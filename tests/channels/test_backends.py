@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
-from pyramid_asgi_consumers.channels.base import make_id, position_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.channels.positions import make_id, position_of
 from pyramid_asgi_consumers.exceptions import SubscriptionOverflow
 from tests.support.channels import SECONDS, Memory, Redis, data, published, take
 

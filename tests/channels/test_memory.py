@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels, Gap, memory
-from pyramid_asgi_consumers.channels.base import make_id
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.channels.positions import make_id
 from tests.support.channels import Memory, data, published, take
 
 

@@ -200,7 +200,7 @@ async def test_a_log_handler_on_the_loop_publishes_in_order():
 FORKS = """
 import asyncio, os, signal, threading
 from pyramid_asgi_consumers.channels import Channels, Event
-from pyramid_asgi_consumers.channels.base import make_event
+from pyramid_asgi_consumers.channels.events import make_event
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 
 backend = MemoryBackend(history=3)

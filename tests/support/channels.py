@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 from pyramid_asgi_consumers.channels import Channels
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 

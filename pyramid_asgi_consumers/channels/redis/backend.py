@@ -14,8 +14,8 @@ from typing import Any
 from redis.exceptions import RedisError
 from zope.interface import implementer
 
-from pyramid_asgi_consumers.channels.base import Subscription, make_id
 from pyramid_asgi_consumers.channels.forks import PerProcess
+from pyramid_asgi_consumers.channels.positions import make_id
 from pyramid_asgi_consumers.channels.redis.blocking import BlockingCommands
 from pyramid_asgi_consumers.channels.redis.commands import Commands
 from pyramid_asgi_consumers.channels.redis.connections import Connections, make_pool
@@ -26,6 +26,7 @@ from pyramid_asgi_consumers.channels.redis.presence import members_of
 from pyramid_asgi_consumers.channels.redis.readings import is_after
 from pyramid_asgi_consumers.channels.redis.scripts import PRESENT, PUBLISH
 from pyramid_asgi_consumers.channels.redis.urls import check_url
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
 

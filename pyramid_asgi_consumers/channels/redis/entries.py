@@ -5,7 +5,9 @@ An id there is ``<epoch>-<number>``. What cannot have been written by ``publish.
 
 import logging
 
-from pyramid_asgi_consumers.channels.base import Event, Position, Row, make_event
+from pyramid_asgi_consumers.channels.events import Event, make_event
+from pyramid_asgi_consumers.channels.feeds import Row
+from pyramid_asgi_consumers.channels.positions import Position
 from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)

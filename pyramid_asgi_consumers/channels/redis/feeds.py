@@ -24,18 +24,9 @@ The rules:
 
 import asyncio
 
-from pyramid_asgi_consumers.channels.base import (
-    NOWHERE,
-    Event,
-    Feed,
-    Gap,
-    Item,
-    Position,
-    Row,
-    Subscription,
-    catch_up,
-    position_of,
-)
+from pyramid_asgi_consumers.channels.events import Event, Gap, Item
+from pyramid_asgi_consumers.channels.feeds import Feed, Row, catch_up
+from pyramid_asgi_consumers.channels.positions import NOWHERE, Position, position_of
 from pyramid_asgi_consumers.channels.redis.readings import (
     NEVER,
     Joiner,
@@ -43,6 +34,7 @@ from pyramid_asgi_consumers.channels.redis.readings import (
     is_after,
     is_before,
 )
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 
 
 class StreamFeed(Feed):

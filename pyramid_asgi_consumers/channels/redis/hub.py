@@ -17,7 +17,6 @@ import logging
 import random
 import time
 
-from pyramid_asgi_consumers.channels.base import Subscription
 from pyramid_asgi_consumers.channels.redis.answers import EXPECTED
 from pyramid_asgi_consumers.channels.redis.commands import Command, Commands
 from pyramid_asgi_consumers.channels.redis.connections import Connections, within
@@ -25,6 +24,7 @@ from pyramid_asgi_consumers.channels.redis.feeds import StreamFeed
 from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.presence import Presence
 from pyramid_asgi_consumers.channels.redis.session import BEAT, Session
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.shown import Shown
 

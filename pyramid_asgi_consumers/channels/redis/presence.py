@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from pyramid_asgi_consumers.channels.base import decode
+from pyramid_asgi_consumers.channels.events import decode
 from pyramid_asgi_consumers.channels.redis.answers import is_elsewhere, passes
 from pyramid_asgi_consumers.channels.redis.commands import BATCH, Command, Commands
 from pyramid_asgi_consumers.channels.redis.keys import Keys

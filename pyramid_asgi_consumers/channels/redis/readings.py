@@ -8,15 +8,10 @@ What arrives live meanwhile is held until its end. The feed (``feeds.py``) decid
 from collections import deque
 from collections.abc import Iterable
 
-from pyramid_asgi_consumers.channels.base import (
-    NOWHERE,
-    Event,
-    Gap,
-    Item,
-    Position,
-    Subscription,
-    gap_between,
-)
+from pyramid_asgi_consumers.channels.events import Event, Gap, Item
+from pyramid_asgi_consumers.channels.feeds import gap_between
+from pyramid_asgi_consumers.channels.positions import NOWHERE, Position
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 
 # Live events and their bytes that a reading holds. Beyond these the oldest go, and the reading is
 # prolonged to read them, but only so many times: then they are missing.

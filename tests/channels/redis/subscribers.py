@@ -1,6 +1,7 @@
 """A feed that is live, and who subscribes to it, without a Redis."""
 
-from pyramid_asgi_consumers.channels.base import encode, make_event, make_id
+from pyramid_asgi_consumers.channels.events import encode, make_event
+from pyramid_asgi_consumers.channels.positions import make_id
 from pyramid_asgi_consumers.channels.redis.feeds import StreamFeed
 from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.presence import Presence

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels, Event, Gap
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend, session
 from pyramid_asgi_consumers.exceptions import (
     ChannelsError,

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend, blocking
 from pyramid_asgi_consumers.exceptions import PublishRefused, PublishUnknown
 from tests.support.channels import SECONDS

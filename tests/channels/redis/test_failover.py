@@ -7,7 +7,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from pyramid_asgi_consumers.channels import Event, Gap
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import connections, reader, scripts, session
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.support.channels import connected, logged, take, the_loop, until

@@ -3,7 +3,8 @@
 import asyncio
 
 from pyramid_asgi_consumers.channels import Gap
-from pyramid_asgi_consumers.channels.base import Feed, encode, make_event
+from pyramid_asgi_consumers.channels.events import encode, make_event
+from pyramid_asgi_consumers.channels.feeds import Feed
 from pyramid_asgi_consumers.channels.redis import feeds, readings
 from tests.channels.redis.subscribers import (
     Subscriber,

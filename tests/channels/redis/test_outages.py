@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pyramid_asgi_consumers.channels import Event, Gap
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend, hub, session
 from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, PublishUnknown
 from tests.support.channels import connected, outages, take, the_loop, until

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from pyramid_asgi_consumers.channels import Event, Gap
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend, reader
 from pyramid_asgi_consumers.channels.redis.feeds import StreamFeed
 from pyramid_asgi_consumers.channels.redis.keys import Keys

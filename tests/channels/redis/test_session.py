@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import session
 from pyramid_asgi_consumers.exceptions import PublishRefused
 from tests.channels.redis.doubles import AWAY, REPLICA, Commands, Connection

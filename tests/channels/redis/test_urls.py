@@ -8,7 +8,7 @@ from pyramid.exceptions import ConfigurationError
 from redis import Redis
 
 from pyramid_asgi_consumers.channels import Channels
-from pyramid_asgi_consumers.channels.base import encode
+from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 from tests.support.channels import take
 

@@ -1,4 +1,4 @@
-"""What backends share: events, their encoding, feeds, and what leads on from a position."""
+"""Events and their encoding, what backends share, and what waits for a subscriber."""
 
 import copy
 import pickle
@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyramid_asgi_consumers.channels import Channels, Event, Gap, base
-from pyramid_asgi_consumers.channels.base import NOWHERE, Feed, catch_up, decode, encode, make_event
+from pyramid_asgi_consumers.channels import Channels, Event, Gap, subscriptions
+from pyramid_asgi_consumers.channels import events as events_module
+from pyramid_asgi_consumers.channels.events import decode, encode, make_event
+from pyramid_asgi_consumers.channels.feeds import Feed, catch_up
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.channels.positions import NOWHERE
 from pyramid_asgi_consumers.exceptions import ChannelsError, InvalidEvent, SubscriptionOverflow
 
 # Events.
@@ -38,9 +41,9 @@ def test_an_event_is_parsed_once():
 
 
 def test_the_oldest_events_are_parsed_again(monkeypatch):
-    monkeypatch.setattr(base, "MOST_PARSED", 12)
-    monkeypatch.setattr(base, "PARSED", 0)
-    monkeypatch.setattr(Event, "data", base._Parsed())
+    monkeypatch.setattr(events_module, "MOST_PARSED", 12)
+    monkeypatch.setattr(events_module, "PARSED", 0)
+    monkeypatch.setattr(Event, "data", events_module._Parsed())
     events = [raw(b"[[[]]]") for _ in range(3)]
     oldest, middle, _ = [event.data for event in events]
     assert (oldest, middle) == ([[[]]], [[[]]])
@@ -54,7 +57,7 @@ def test_the_oldest_events_are_parsed_again(monkeypatch):
 
 READ = """
 import sys, tracemalloc
-from pyramid_asgi_consumers.channels.base import make_event
+from pyramid_asgi_consumers.channels.events import make_event
 
 tracemalloc.start()
 for number in range(60_000):
@@ -67,11 +70,11 @@ def test_events_that_were_read_and_are_gone_cost_no_more_than_those_that_are_not
     command = [sys.executable, "-c", READ]
     found = subprocess.run(command, check=True, capture_output=True, timeout=60)
     # 21,000 of them are remembered, with a weak reference, a tuple and a number each.
-    assert 1_000_000 < int(found.stdout) < 2 * base.MOST_PARSED
+    assert 1_000_000 < int(found.stdout) < 2 * events_module.MOST_PARSED
 
 
 def test_what_interrupts_the_parsing_of_an_event_parses_its_own(monkeypatch):
-    parsed = base._Parsed()
+    parsed = events_module._Parsed()
     monkeypatch.setattr(Event, "data", parsed)
     event, other = raw(b"[1]"), raw(b"[2]")
     found = []
@@ -176,8 +179,8 @@ def test_what_others_have_read_does_not_wait_parsed():
 
 async def test_what_is_lost_is_logged_once_a_minute(monkeypatch, caplog):
     now = 1000.0
-    monkeypatch.setattr(base.time, "monotonic", lambda: now)
-    overflows = base.Overflows()
+    monkeypatch.setattr(subscriptions.time, "monotonic", lambda: now)
+    overflows = subscriptions.Overflows()
     for _ in range(5):
         overflows.count(("a", "b"))
     now += 61

@@ -1,0 +1,87 @@
+"""What backends share: who gets the events of a channel, and which are missing between two."""
+
+from collections.abc import Iterable
+
+from pyramid_asgi_consumers.channels.events import Event, Gap, Item
+from pyramid_asgi_consumers.channels.positions import NOWHERE, Position
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
+
+#: A stored event: its position, that of the event before it, and itself where it was kept.
+Row = tuple[Position, Position, Event | None]
+
+
+def gap_between(channel: str, last: Position, position: Position) -> Gap | None:
+    """Return what is missing between two events that a live feed got one after the other.
+
+    An epoch that is seen from its first event on was not missed by a feed that was live.
+    """
+    if last[0] == position[0]:
+        missed = position[1] - last[1] - 1
+        return Gap(channel, missed) if missed > 0 else None
+    return None if position[1] == 1 else Gap(channel, None)
+
+
+def catch_up(
+    channel: str, after: Position | None, head: Position | None, rows: Iterable[Row], again: bool
+) -> tuple[list[Item], Position]:
+    """Return the items that lead from one position to the newest, and where that is.
+
+    ``after`` is the last event that was seen, None if that cannot be told; ``head`` the newest
+    event, None if there is none; ``rows`` those still stored. Where ``after`` never was, a gap
+    stands for all that is unknown, and everything stored follows if ``again`` is true.
+    """
+    if head is None:
+        return ([] if after == NOWHERE else [Gap(channel, None)]), NOWHERE
+    items: list[Item] = []
+    at = after
+    if at is None or at > head:
+        items.append(Gap(channel, None))
+        after = at = None
+    for position, before, event in rows if after is not None or again else ():
+        if event is None or (after is not None and position <= after):
+            continue
+        if at is not None and before != at:
+            items.append(Gap(channel, _count(at, position, 1)))
+        items.append(event)
+        at = position
+    if at is not None and at < head:
+        items.append(Gap(channel, _count(at, head, 0)))
+    return items, head if at is None else max(at, head)
+
+
+def _count(last: Position | None, position: Position, present: int) -> int | None:
+    if last is None or last[0] != position[0]:
+        return None
+    return position[1] - last[1] - present
+
+
+class Feed:
+    """One channel as one event loop gets it: who subscribed there, and what they got last."""
+
+    __slots__ = ("channel", "last", "subscribers")
+
+    def __init__(self, channel: str, last: Position | None) -> None:
+        self.channel = channel
+        self.last = last
+        self.subscribers: dict[Subscription, None] = {}
+
+    def deliver(self, position: Position, event: Event) -> None:
+        """Hand an event to all, once, and first a gap if others are missing before it."""
+        if self.last is not None:
+            if position[0] == self.last[0] and position <= self.last:
+                return
+            gap = gap_between(self.channel, self.last, position)
+            if gap is not None:
+                self.put(gap)
+        self.last = position
+        self.put(event)
+
+    def miss(self, position: Position) -> None:
+        """Note that all after the last event, up to the one at ``position``, is lost."""
+        self.put(Gap(self.channel, _count(self.last, position, 0)))
+        self.last = position
+
+    def put(self, item: Item) -> None:
+        """Append ``item`` to the queue of every subscriber."""
+        for subscription in self.subscribers:
+            subscription.put(item)
