@@ -5,7 +5,7 @@ application and ends it; between the two, :class:`TestWebSocket` is what the tes
 """
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import webtest
 from webob.headers import ResponseHeaders
@@ -14,6 +14,8 @@ from webtest import utils
 from pyramid_asgi_consumers.exceptions import WebSocketDenied, WebSocketDisconnect
 from pyramid_asgi_consumers.testing import timeouts
 from pyramid_asgi_consumers.testing.call import Call
+
+_Kind = TypeVar("_Kind", str, bytes)
 
 
 def opened(testapp: webtest.TestApp, call: Call, request: Any) -> "TestWebSocket":
@@ -85,8 +87,11 @@ class TestWebSocket:
         if message["type"] == "websocket.close":
             self.close_code, self.close_reason = self._connection.closed
             raise WebSocketDisconnect(*self._connection.closed) from self._call.error
-        text = message.get("text")
-        return message["bytes"] if text is None else text
+        text: str | None = message.get("text")
+        if text is not None:
+            return text
+        data: bytes = message["bytes"]
+        return data
 
     def receive_text(self, timeout: float = timeouts.TIMEOUT) -> str:
         """:meth:`receive` a text message; ValueError for a binary one."""
@@ -151,7 +156,7 @@ class TestWebSocket:
         return sent.popleft() if sent else {"type": "websocket.close"}
 
 
-def _of_kind(kind: type, data: Any) -> Any:
+def _of_kind(kind: type[_Kind], data: object) -> _Kind:
     if not isinstance(data, kind):
         raise ValueError(f"Expected a message of {kind.__name__}, not {data!r}")
     return data
