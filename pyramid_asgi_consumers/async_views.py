@@ -50,7 +50,8 @@ async def _until_left(
     awaitable: Awaitable[Any], receive: Receive | None, awaited: "set[asyncio.Task[Any]]"
 ) -> Any:
     task = asyncio.ensure_future(contained(awaitable))
-    for each in (task, asyncio.current_task()):
+    own: Any = asyncio.current_task()
+    for each in (task, own):
         awaited.add(each)
         each.add_done_callback(awaited.discard)
     if receive is None:

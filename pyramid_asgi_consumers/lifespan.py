@@ -27,7 +27,8 @@ _entering: contextvars.ContextVar["Run | None"] = contextvars.ContextVar("enteri
 
 def starts_nothing(factory: Factory) -> Factory:
     """Mark a ``factory`` whose contexts do something when they are left, and only then."""
-    factory.starts_nothing = True
+    marked: Any = factory
+    marked.starts_nothing = True
     return factory
 
 
@@ -51,8 +52,8 @@ class Run:
         self.stopping = asyncio.Event()
         #: Set when nothing that runs uses them any more.
         self.drained = asyncio.Event()
-        #: None where there is nothing to start.
-        self.task: asyncio.Task[None] | None = None
+        #: The task that enters and leaves them; None where there is nothing to start.
+        self.task: Any = None
 
     async def end(self) -> None:
         """Have the contexts left; return when they have been. It does not raise."""
@@ -281,9 +282,10 @@ async def running(app: Callable[..., Awaitable[None]]) -> AsyncIterator[dict[str
     try:
         answer = await _answer(task, to_app, from_app, "startup")
         if answer is None:
-            if isinstance(task.exception(), StandIn):
-                raise LifespanError(str(task.exception())) from original(task.exception())
-            log.debug("%s knows no lifespan: %s", Shown(app), Shown(task.exception()))
+            error = task.exception()
+            if isinstance(error, StandIn):
+                raise LifespanError(str(error)) from original(error)
+            log.debug("%s knows no lifespan: %s", Shown(app), Shown(error))
         yield state
         if answer is not None and await _answer(task, to_app, from_app, "shutdown") is None:
             # An event loop that ends has cancelled it, too.

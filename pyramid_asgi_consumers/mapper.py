@@ -118,7 +118,7 @@ class ConsumerMapper:
         key = consumer.protocol, consumer.path
         with self._adding:
             replaced = self._consumers.get(key)
-            place = self._added.pop(replaced, None)
+            place = None if replaced is None else self._added.pop(replaced, None)
             if place is None or replaced is not made_of:
                 self._consumers.pop(key, None)
                 place = next(self._count)
@@ -196,33 +196,34 @@ class _Node:
     def reached(self, segments: list[str]) -> list[Consumer]:
         """Return the consumers whose patterns may match ``segments``, in no order."""
         length = len(segments)
-        node: _Node | Consumer | None = self
+        node = self
         at = 0
         # Here but one way can lead on.
         while node.literal and at < length:
-            node = node.children.get(segments[at])
-            if node is None:
+            only = node.children.get(segments[at])
+            if only is None:
                 return []
-            if isinstance(node, Consumer):
-                return [node]
+            if isinstance(only, Consumer):
+                return [only]
+            node = only
             at += 1
         found = []
         spread = set()
         ahead: list[tuple[_Node | Consumer, int]] = [(node, at)]
         while ahead:
-            node, at = ahead.pop()
-            if isinstance(node, Consumer):
-                found.append(node)
+            branch, at = ahead.pop()
+            if isinstance(branch, Consumer):
+                found.append(branch)
                 continue
             if at == length:
-                found += node.ends.values()
+                found += branch.ends.values()
                 continue
-            children = node.children
+            children = branch.children
             if PATTERN in children or REST in children:
                 # These take any number of segments. A node is reached from the left to the right,
                 # so what it can reach later it has reached at first.
-                if node not in spread:
-                    spread.add(node)
+                if branch not in spread:
+                    spread.add(branch)
                     if REST in children:
                         ahead.append((children[REST], length))
                     if PATTERN in children:

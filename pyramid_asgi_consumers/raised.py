@@ -19,6 +19,8 @@ from pyramid_asgi_consumers.stubborn import COUNTED
 class StandIn(RuntimeError):
     """Stands for its ``__cause__``, which cannot be raised on an event loop."""
 
+    __cause__: BaseException
+
 
 def carried(error: BaseException) -> BaseException:
     """``error``, or what stands for it where it cannot be raised on an event loop."""
@@ -65,7 +67,8 @@ def _is_of_a_signal(error: KeyboardInterrupt) -> bool:
         return False
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         return True
-    traceback = error.__traceback__
+    # It was raised, so it has one.
+    traceback: Any = error.__traceback__
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback.tb_frame.f_code.co_name == "_on_sigint"
@@ -89,7 +92,12 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
     """
     # To await the task itself would cancel it with the caller, and raise the same for both.
     ended = asyncio.get_running_loop().create_future()
-    task.add_done_callback(lambda task: ended.done() or ended.set_result(None))
+
+    def end(task: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(end)
     try:
         await ended
     except asyncio.CancelledError:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import PurePath
+from types import FrameType
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ def leave_alone(tasks: Tasks, seconds: float | None) -> None:
     for task in tasks:
         places.add(place(task))
         asyncio._unregister_task(task)
-        # Nor is it an error that the loop ends before them.
-        task._log_destroy_pending = False
+        # Nor is it an error that the loop ends before them; there is no public way to say so.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
     if places:
         log.warning(
             "Left alone, since it goes on %.3g s after it was cancelled: %s",
@@ -95,7 +96,7 @@ def _are_cancelled(tasks: Tasks) -> bool:
         return all(task.cancelling() for task in tasks)
     # Who ends a loop on Python 3.10 (asyncio.run, Uvicorn 0.54, taskgroup 0.2) runs it in a
     # function of this name, which has cancelled all tasks.
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_name != "_cancel_all_tasks":
         frame = frame.f_back
     return frame is not None
@@ -103,7 +104,7 @@ def _are_cancelled(tasks: Tasks) -> bool:
 
 def place(task: "asyncio.Task[Any]") -> str:
     """Where ``task`` waits, in the innermost of its coroutines."""
-    coroutine = task.get_coro()
+    coroutine: Any = task.get_coro()
     frame = None
     while (inner := getattr(coroutine, "cr_frame", None)) is not None:
         frame = inner

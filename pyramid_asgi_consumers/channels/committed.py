@@ -38,7 +38,8 @@ class _Job:
         self.messages = messages
         # How what fails is logged, if it is.
         self.failure = failure
-        self.results: list[Any] | None = None
+        # One for each message, once it is answered.
+        self.results: list[Any] = []
         # Called when there are results, in the thread that has published.
         self.tell: Callable[[], Any] | None = None
         self._taken = threading.Lock()
@@ -165,7 +166,7 @@ class Committed:
                 f"Not published: what was committed before still was not after {self._timeout:g}"
                 " seconds"
             )
-        if job.results is not None:
+        if job.results:
             return _id(job.results)
         raise PublishUnknown(
             f"Nobody knows whether it was published: behind what was committed before, no answer"

@@ -254,7 +254,8 @@ def exchange_view(app: Any) -> Callable[[Any, Request], Response]:
 
     view.__name__ = getattr(app, "__name__", type(app).__name__)
     view.__module__ = getattr(app, "__module__", view.__module__)
-    view.is_of_exchange = True
+    marked: Any = view
+    marked.is_of_exchange = True
     return view
 
 
@@ -301,7 +302,7 @@ class Handshakes:
         :class:`.ClientDisconnected` where the client left before the handshake began.
         """
         admission = Admission(self, consumer, scope)
-        exchange = Exchange(consumer.route_name, scope["path_params"], admission.admit)
+        exchange = Exchange(admission.route_name, scope["path_params"], admission.admit)
         environ = admission.environ()
         try:
             response = await self.send(self.handshakes, exchange, environ, admission.cookies, left)
@@ -374,7 +375,7 @@ class Handshakes:
             return result
 
         exchange = Exchange(route_name, path_params, work)
-        error = None
+        error: BaseException | None = None
         try:
             response = await self.send(self.calls, exchange, environ, cookies)
         except Exception as raised:
@@ -409,6 +410,8 @@ class Admission:
         self.handshakes = handshakes
         self.consumer = consumer
         self.scope = scope
+        #: None only for a plain consumer, which has no handshake.
+        self.route_name: Any = consumer.route_name
         environ = self.environ()
         path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
         self.cookies = Cookies(environ.get("HTTP_COOKIE", ""), path)
@@ -438,7 +441,7 @@ class Admission:
     async def run_in_request(self, func: Callable[..., Any], *args: Any) -> Any:
         """See :func:`run_in_request`."""
         return await self.handshakes.call(
-            self.consumer.route_name,
+            self.route_name,
             self.scope["path_params"],
             self.environ(),
             self.cookies,

@@ -281,7 +281,7 @@ def before_shutdown(leave: Leave) -> bool:
     Returns whether it serves at all on the event loop that runs: it may be merely imported.
     """
     # To import this is to install one.
-    reactor = sys.modules.get("twisted.internet.reactor")
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
     if getattr(reactor, "_asyncioEventloop", None) is not asyncio.get_running_loop():
         return False
     from twisted.internet import defer
@@ -293,7 +293,7 @@ def before_shutdown(leave: Leave) -> bool:
     ports = _listening_ports()
     # Another application of this process may have been faster.
     with contextlib.suppress(ValueError):
-        kill = ("before", server.kill_all_applications, (), {})
+        kill: tuple[Any, ...] = ("before", server.kill_all_applications, (), {})
         reactor.removeSystemEventTrigger(("shutdown", kill))
 
     async def stop() -> None:

@@ -65,8 +65,8 @@ async def _put(put: Callable[[Any], Awaitable[None]], event: dict[str, Any]) -> 
     if event["type"] == "websocket.disconnect":
         queue = getattr(put, "__self__", None)
         if isinstance(queue, asyncio.Queue):
-            # It is the last event.
-            queue._maxsize = 0
+            # It is the last event; the bound of a queue is for its maker alone to set.
+            queue._maxsize = 0  # type: ignore[attr-defined]
     await put(event)
 
 
@@ -79,7 +79,8 @@ async def _gone() -> None:
 def _stream_of(send: Any) -> Any:
     """What Hypercorn serves a websocket with, None where it is not found."""
     # Middleware may have wrapped send, but is in the task that Hypercorn has made mostly.
-    frame = getattr(asyncio.current_task().get_coro(), "cr_frame", None)
+    task: Any = asyncio.current_task()
+    frame = getattr(task.get_coro(), "cr_frame", None)
     sends = [send] if frame is None else [send, frame.f_locals.get("send")]
     for each in sends:
         stream = getattr(each, "__self__", None)
@@ -119,7 +120,7 @@ def patience() -> float | None:
     loop = asyncio.get_running_loop()
     if loop not in _stopping:
         for task in asyncio.all_tasks():
-            coroutine = task.get_coro()
+            coroutine: Any = task.get_coro()
             # The server's function is awaited by serve(), or is a task by itself.
             while getattr(coroutine, "cr_code", module.worker_serve.__code__) is not (
                 module.worker_serve.__code__

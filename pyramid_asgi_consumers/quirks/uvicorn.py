@@ -20,8 +20,9 @@ def put_before(scope: Mapping[str, Any]) -> str:
     application that states a root path itself: so it is only taken from where Uvicorn serves this
     very path.
     """
-    frame = getattr(asyncio.current_task().get_coro(), "cr_frame", None)
-    served = None if frame is None else frame.f_locals.get("self")
+    task: Any = asyncio.current_task()
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    served: Any = None if frame is None else frame.f_locals.get("self")
     if (
         not type(served).__module__.startswith("uvicorn.protocols.")
         or served.scope["path"] != scope["path"]

@@ -5,7 +5,7 @@ import io
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from asgiref.wsgi import WsgiToAsgi
 
@@ -75,6 +75,7 @@ class WSGIBridge(WsgiToAsgi):
         if server is None:
             server = quirks.served_by(scope, send)
         root_path = server.root_path(scope) if self.root_path is None else self.root_path
+        body: BinaryIO
         try:
             environ = build_environ(scope, root_path, multiprocess=self.multiprocess)
             if has_no_body(scope):

@@ -73,8 +73,8 @@ class Response:
         try:
             result = self.wsgi_app(self.environ, self.start_response)
             try:
-                if isinstance(result, FileWrapper) and self.answer.head is not None:
-                    file = self._start_file(result)
+                if isinstance(result, FileWrapper) and (head := self.answer.head) is not None:
+                    file = self._start_file(result, head[1])
                 if file is None:
                     self._iterate(result)
             finally:
@@ -118,12 +118,14 @@ class Response:
         except ClientGone:
             raise ClientDisconnected("The client left during its response") from None
 
-    def _start_file(self, wrapper: FileWrapper) -> OpenFile | None:
+    def _start_file(
+        self, wrapper: FileWrapper, headers: list[tuple[bytes, bytes]]
+    ) -> OpenFile | None:
         """The file, if the event loop's side is to send it; None if it is to be iterated here."""
         answer = self.answer
         if answer.started:
             return None
-        told = any(name == b"content-length" for name, _ in answer.head[1])
+        told = any(name == b"content-length" for name, _ in headers)
         answer.start(None if told else remaining(wrapper.file))
         return None if answer.bodyless else OpenFile(wrapper, self.body)
 
@@ -176,7 +178,9 @@ class Response:
 
     def _start(self) -> dict[str, Any]:
         self.sent = True
-        status, headers = self.answer.head
+        # Nothing comes without one.
+        head: Any = self.answer.head
+        status, headers = head
         return {"type": "http.response.start", "status": status, "headers": headers}
 
     async def _send_chunks(self, receive: Receive, send: Send) -> None:
@@ -191,7 +195,7 @@ class Response:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 data, last = handover.take() or await handover.wait()
             if handover.file is not None:
-                await self._send_file(send)
+                await self._send_file(handover.file, send)
             elif not handover.gone:
                 await send({"type": "http.response.body", "body": data, "more_body": False})
         finally:
@@ -221,13 +225,13 @@ class Response:
             pass
         self.handover.leave()
 
-    async def _send_file(self, send: Send) -> None:
+    async def _send_file(self, file: OpenFile, send: Send) -> None:
         left = self.answer.length
         while not self.handover.gone:
             data = b""
             if left != 0:
                 size = BLOCK if left is None else min(BLOCK, left)
-                data = await self.pool.run(self._read, size)
+                data = await self.pool.run(self._read, file, size)
             if left is not None:
                 if left and not data:
                     raise WSGIError(
@@ -241,9 +245,9 @@ class Response:
             if not more:
                 return
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, file: OpenFile, size: int) -> bytes:
         try:
-            return self.handover.file.read(size)
+            return file.read(size)
         except BaseException as error:
             self.error = carried(error)
             raise

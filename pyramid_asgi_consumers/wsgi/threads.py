@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.shown import Shown
@@ -21,6 +21,7 @@ CROWDED = 0.2
 LOG_INTERVAL = 60.0
 
 Job = Callable[[], object]
+Result = TypeVar("Result")
 
 
 def check_threads() -> None:
@@ -54,7 +55,8 @@ class ThreadPool:
         self.size = size
         self.name = name
         self.purpose = purpose
-        self._crew: Crew | None = None
+        # Of the process ``_pid``; there is none before.
+        self._crew: Crew
         self._pid: int | None = None
 
     def submit(self, job: Job) -> None:
@@ -75,21 +77,22 @@ class ThreadPool:
             self._pid = os.getpid()
         return self._crew
 
-    async def run(self, function: Callable[..., object], *args: object) -> object:
+    async def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Run ``function(*args)`` in a thread; return what it returns, raise what it raises.
 
         Cancelling the caller does not stop ``function``.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
+        future: asyncio.Future[Result] = loop.create_future()
 
         context = contextvars.copy_context()
 
         def job() -> None:
+            result = error = None
             try:
-                result, error = context.run(function, *args), None
+                result = context.run(function, *args)
             except BaseException as exception:
-                result, error = None, exception
+                error = exception
             call_soon(loop, set_outcome, future, result, error)
 
         self.submit(job)
@@ -177,7 +180,7 @@ class Crew:
         self.threads = 0
         self.eased = 0
         self.draining = False
-        self.when_ended: Callable[[], None] | None = None
+        self.when_ended: Callable[[], object] | None = None
 
     def submit(self, job: Job) -> None:
         self.jobs.append(job)
