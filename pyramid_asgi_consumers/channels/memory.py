@@ -35,7 +35,7 @@ ROW = 500
 PARTS = 4096
 
 
-# A row of base.Row whose event is kept.
+# A ``Row`` whose event is kept.
 _Stored = tuple[Position, Position, Event]
 
 
