@@ -5,7 +5,6 @@ The application of ``test_errors_servers.py`` and ``test_stopping_servers.py``.
 
 import asyncio
 import logging
-import sys
 import threading
 from contextlib import asynccontextmanager
 
@@ -15,15 +14,9 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers import run_in_request
+from tests.support.logs import log_to_stderr
 
-logging.basicConfig(
-    level=logging.INFO,
-    format="%(levelname)s [%(name)s] %(message)s",
-    stream=sys.stderr,
-    force=True,
-)
-# Hypercorn writes its own as well, and would be seen twice.
-logging.root.handlers[0].addFilter(lambda record: record.name != "hypercorn.error")
+log_to_stderr()
 log = logging.getLogger("errorsapp")
 
 

@@ -3,18 +3,14 @@
 import asyncio
 import logging
 import os
-import sys
 from contextlib import asynccontextmanager
 
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-logging.basicConfig(
-    level=logging.INFO,
-    format="%(levelname)s [%(name)s] %(message)s",
-    stream=sys.stderr,
-    force=True,
-)
+from tests.support.logs import log_to_stderr
+
+log_to_stderr()
 log = logging.getLogger("hangingapp")
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import sys
 from collections import Counter
 
 from pyramid.config import Configurator
@@ -13,13 +12,9 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
 from tests.support.clients import FILLER
+from tests.support.logs import log_to_stderr
 
-logging.basicConfig(
-    level=logging.INFO,
-    format="%(levelname)s [%(name)s] %(message)s",
-    stream=sys.stderr,
-    force=True,
-)
+log_to_stderr()
 log = logging.getLogger("leavingapp")
 
 #: What has happened so far, shown by the page ``/state``.

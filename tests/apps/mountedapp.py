@@ -5,7 +5,6 @@ own and none of what they mount, but for Hypercorn's dispatcher.
 """
 
 import logging
-import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -15,12 +14,9 @@ from pyramid.response import Response
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-logging.basicConfig(
-    level=logging.INFO,
-    format="%(levelname)s [%(name)s] %(message)s",
-    stream=sys.stderr,
-    force=True,
-)
+from tests.support.logs import log_to_stderr
+
+log_to_stderr()
 log = logging.getLogger("mountedapp")
 
 

@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import os
-import sys
 import threading
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -27,17 +26,11 @@ from starlette.routing import Route, WebSocketRoute
 from pyramid_asgi_consumers.websocket.watcher import INTERVAL
 from tests.support.around import AROUND
 from tests.support.clients import DEADLINE, FILLER, FLOOD, blocks
+from tests.support.logs import log_to_stderr
 
 django_settings.configure()
 # Own lines are told from the server's by the logger's name in brackets.
-logging.basicConfig(
-    level=logging.INFO,
-    format="%(levelname)s [%(name)s] %(message)s",
-    stream=sys.stderr,
-    force=True,
-)
-# Hypercorn writes its own as well, and would be seen twice.
-logging.root.handlers[0].addFilter(lambda record: record.name != "hypercorn.error")
+log_to_stderr()
 log = logging.getLogger("serverapp")
 
 #: What has happened so far, shown by the page ``/state``.

@@ -7,16 +7,10 @@ from websockets.frames import Close
 
 from tests.servers.test_servers import ACCEPT_HEADERS, check
 from tests.support import clients
-from tests.support.servers import COMMANDS, running
+
+APP = "tests.apps.aroundapp:app"
 
 MOUNTS = ["/starlette", "/dispatcher", "/both/inner", "/ours", "/ours/again/deep"]
-
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    with running(request.param, directory, "tests.apps.aroundapp:app") as server:
-        yield server
 
 
 @pytest.mark.parametrize("prefix", MOUNTS)

@@ -3,14 +3,9 @@
 import pytest
 
 from tests.support import clients
-from tests.support.servers import COMMANDS, HOST, running
+from tests.support.servers import HOST
 
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    with running(request.param, directory, app="tests.apps.environapp:app") as server:
-        yield server
+APP = "tests.apps.environapp:app"
 
 
 def sent(server, head):

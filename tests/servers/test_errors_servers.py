@@ -6,7 +6,7 @@ import pytest
 
 from tests.servers.test_servers import CANNOT, DENIAL
 from tests.support import clients
-from tests.support.servers import COMMANDS, TRACEBACK, running, wait_until
+from tests.support.servers import TRACEBACK, wait_until
 
 APP = "tests.apps.errorsapp:app"
 
@@ -29,12 +29,6 @@ TAKEN = {
     },
     "header": {"uvicorn-wsproto": (101,), "granian": (101,), "gunicorn": (101,)},
 }
-
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    with running(request.param, tmp_path_factory.mktemp(request.param), APP) as server:
-        yield server
 
 
 @contextlib.contextmanager

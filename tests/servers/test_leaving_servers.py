@@ -7,14 +7,9 @@ import pytest
 
 from tests.support import clients
 from tests.support.clients import MIB
-from tests.support.servers import COMMANDS, TRACEBACK, running, wait_until
+from tests.support.servers import TRACEBACK, wait_until
 
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    with running(request.param, directory, app="tests.apps.leavingapp:app") as server:
-        yield server
+APP = "tests.apps.leavingapp:app"
 
 
 @pytest.fixture

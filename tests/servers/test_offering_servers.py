@@ -5,14 +5,9 @@ import json
 import pytest
 
 from tests.support import clients
-from tests.support.servers import COMMANDS, TRACEBACK, running
+from tests.support.servers import TRACEBACK
 
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    with running(request.param, directory, "tests.apps.offeringapp:app") as server:
-        yield server
+APP = "tests.apps.offeringapp:app"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from tests.servers.test_servers import CANNOT, LEFT_EARLY
 from tests.support import clients
-from tests.support.servers import COMMANDS, TRACEBACK, running, wait_until
+from tests.support.servers import TRACEBACK, wait_until
+
+APP = "tests.apps.queueapp:app"
 
 # Of a crowd that leaves at once.
 CROWD = 200
@@ -20,13 +22,6 @@ REQUESTS = {
     ),
     "http": b"GET /digest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
 }
-
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    with running(request.param, directory, "tests.apps.queueapp:app") as server:
-        yield server
 
 
 def state(server):

@@ -4,7 +4,9 @@ import pytest
 
 from tests.servers.test_servers import LATE_ERRORS, check
 from tests.support import clients
-from tests.support.servers import COMMANDS, free_port, running, started, wait_until
+from tests.support.servers import free_port, started, wait_until
+
+APP = "tests.apps.sentryapp:app"
 
 # Reports of the servers themselves: of one that settles, of a websocket that was refused.
 OTHERS = {
@@ -21,13 +23,6 @@ def waitress(tmp_path_factory):
     port = free_port()
     command = ["waitress", f"--listen=127.0.0.1:{port}", "tests.apps.sentryapp:wsgi_app"]
     with started("waitress", command, port, tmp_path_factory.mktemp("waitress")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    with running(request.param, directory, "tests.apps.sentryapp:app") as server:
         yield server
 
 

@@ -6,13 +6,9 @@ import pytest
 from websockets.frames import Close
 
 from tests.support import clients
-from tests.support.servers import COMMANDS, TRACEBACK, running, wait_until
+from tests.support.servers import TRACEBACK, wait_until
 
-
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request, tmp_path_factory):
-    with running(request.param, tmp_path_factory.mktemp(request.param)) as server:
-        yield server
+APP = "tests.apps.serverapp:app"
 
 
 def happened(server, what):
