@@ -8,7 +8,7 @@ import pytest
 from pyramid_asgi_consumers.connection.leaving import RequestWatcher, SenderWatcher, Sweep
 from pyramid_asgi_consumers.websocket import watcher
 from pyramid_asgi_consumers.websocket.watcher import BYTES, MESSAGES, Watcher
-from tests.support.events import LEFT, Futures, Server, text, until
+from tests.support.events import LEFT, Broken, Futures, Server, text, until
 
 pytestmark = pytest.mark.usefixtures("soon", "nothing_is_left_behind")
 
@@ -305,11 +305,6 @@ async def test_a_response_that_has_ended_is_watched_no_longer():
 
 
 async def test_what_the_server_raises_in_advance_is_raised_by_an_http_consumer_s_receive():
-    class Broken(Server):
-        async def receive(self):
-            self.asked += 1
-            raise KeyError
-
     server = Broken()
 
     async def func(watching):

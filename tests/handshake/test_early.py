@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import asynccontextmanager
 
 import pytest
 from pyramid.config import Configurator
@@ -34,6 +35,17 @@ class Client:
         return event
 
 
+@asynccontextmanager
+async def after_a_watch(client):
+    """The early events of a client that stayed: the server is asked for the next already."""
+    async with EarlyEvents(client.receive) as early:
+        watch = asyncio.create_task(early.left())
+        await wait_until(lambda: client.asked == 2)
+        watch.cancel()
+        await asyncio.wait([watch])
+        yield early
+
+
 # The events.
 
 
@@ -46,10 +58,7 @@ async def test_where_nothing_was_taken_the_consumer_gets_the_server_s_receive():
 
 async def test_what_came_early_is_received_first_and_nothing_is_lost():
     client = Client(CONNECT)
-    async with EarlyEvents(client.receive) as early:
-        watch = asyncio.create_task(early.left())
-        await wait_until(lambda: client.asked == 2)
-        watch.cancel()
+    async with after_a_watch(client) as early:
         receive = early.receive
         assert await receive() is CONNECT
         # Cancelled as by a timeout, the wait goes on.
@@ -67,10 +76,7 @@ async def test_what_came_early_is_received_first_and_nothing_is_lost():
 
 async def test_two_tasks_that_receive_get_an_event_each():
     client = Client(CONNECT)
-    async with EarlyEvents(client.receive) as early:
-        watch = asyncio.create_task(early.left())
-        await wait_until(lambda: client.asked == 2)
-        watch.cancel()
+    async with after_a_watch(client) as early:
         receive = early.receive
         tasks = [asyncio.create_task(receive()) for _ in range(3)]
         await wait_until(lambda: client.asked == 3)
@@ -108,11 +114,9 @@ async def test_what_the_server_raises_early_is_not_for_the_consumer():
 
 async def test_a_wait_ends_with_its_connection():
     client = Client(CONNECT)
-    async with EarlyEvents(client.receive) as early:
-        watch = asyncio.create_task(early.left())
-        await wait_until(lambda: client.asked == 2)
-        watch.cancel()
-    assert asyncio.all_tasks() <= {asyncio.current_task(), watch}
+    async with after_a_watch(client):
+        assert len(asyncio.all_tasks()) == 2
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 # The queue.
@@ -159,6 +163,12 @@ class Site:
         scope = SCOPES[kind](path, query_string=name.encode(), headers=list(headers))
         return asyncio.create_task(self.app(scope, client.receive, send)), sent
 
+    async def take_thread(self, kind, client):
+        """Begin the request ``one``; return its task when its handshake has the only thread."""
+        one, _ = self.open(kind, "one", client)
+        await wait_until(lambda: self.begun == ["one"])
+        return one
+
 
 @pytest.fixture
 async def site():
@@ -174,8 +184,7 @@ FIRST = {"websocket": [CONNECT, LEFT], "http": [request(b""), DISCONNECT]}
 @pytest.mark.parametrize("kind", FIRST)
 async def test_a_handshake_whose_client_leaves_the_queue_is_never_made(site, kind, caplog):
     first, event = FIRST[kind]
-    one, _ = site.open(kind, "one", Client(first))
-    await wait_until(lambda: site.begun == ["one"])
+    one = await site.take_thread(kind, Client(first))
     two, sent = site.open(kind, "two", Client(first, event))
     await two
     # It has given back its place, and the next client has it.
@@ -190,8 +199,7 @@ async def test_a_handshake_whose_client_leaves_the_queue_is_never_made(site, kin
 
 
 async def test_a_client_that_waits_for_leave_to_send_its_body_gets_none_in_the_queue(site):
-    one, _ = site.open("http", "one", Client(request(b"")))
-    await wait_until(lambda: site.begun == ["one"])
+    one = await site.take_thread("http", Client(request(b"")))
     waits, other = Client(request(b"")), Client(CONNECT)
     two, _ = site.open("http", "two", waits, (b"expect", b"100-continue"))
     three, _ = site.open("websocket", "three", other)
@@ -205,8 +213,7 @@ async def test_a_client_that_waits_for_leave_to_send_its_body_gets_none_in_the_q
 @pytest.mark.parametrize("kind", FIRST)
 async def test_a_handshake_that_is_cancelled_in_the_queue_is_never_made(site, kind):
     first, _ = FIRST[kind]
-    one, _ = site.open(kind, "one", Client(first))
-    await wait_until(lambda: site.begun == ["one"])
+    one = await site.take_thread(kind, Client(first))
     client = Client(first)
     two, _ = site.open(kind, "two", client)
     await wait_until(lambda: client.asked == 2)

@@ -63,7 +63,8 @@ def test_repeated_headers_are_left_to_a_later_granian(version, monkeypatch):
     assert quirks.served_by(GRANIAN, None).denial_headers(headers) == headers
 
 
-async def test_two_tasks_that_receive_on_granian_have_a_message_each():
+def own_receive():
+    """Return what a websocket on Granian is received by, and the futures that Granian was asked."""
     loop = asyncio.get_running_loop()
     asked = []
 
@@ -71,7 +72,11 @@ async def test_two_tasks_that_receive_on_granian_have_a_message_each():
         asked.append(loop.create_future())
         return asked[-1]
 
-    own, _ = Granian().websocket(receive, None)
+    return Granian().websocket(receive, None)[0], asked
+
+
+async def test_two_tasks_that_receive_on_granian_have_a_message_each():
+    own, asked = own_receive()
     tasks = [asyncio.ensure_future(own()) for _ in range(2)]
     for number in range(2):
         while len(asked) == number:
@@ -82,14 +87,7 @@ async def test_two_tasks_that_receive_on_granian_have_a_message_each():
 
 
 async def test_a_message_that_comes_after_a_receive_on_granian_was_cancelled_is_kept():
-    loop = asyncio.get_running_loop()
-    asked = []
-
-    def receive():
-        asked.append(loop.create_future())
-        return asked[-1]
-
-    own, _ = Granian().websocket(receive, None)
+    own, asked = own_receive()
     waiting = asyncio.ensure_future(own())
     while not asked:
         await asyncio.sleep(0)

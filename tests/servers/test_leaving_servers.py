@@ -83,22 +83,15 @@ def test_a_websocket_that_is_flooded_leaves(server, quiet, kind, how):
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_response_without_an_end_is_left(server, quiet, how):
-    name = f"http-flood-{how}"
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [("consumer", "/http_flood/"), ("view", "/endless?name=")],
+    ids=["consumer", "view"],
+)
+def test_a_response_without_an_end_is_left(server, quiet, kind, path, how):
+    name = f"{kind}-response-{how}"
     with clients.raw(server) as connection:
-        send_request(connection, f"/http_flood/{name}")
-        clients.read_bytes(connection, 10 * MIB)
-        assert clients.get(server, "/").status == 200
-        if how == "resets":
-            clients.leave(connection)
-    wait_for_the_end(server, name)
-
-
-@pytest.mark.parametrize("how", WAYS)
-def test_a_view_s_body_without_an_end_is_left(server, quiet, how):
-    name = f"view-{how}"
-    with clients.raw(server) as connection:
-        send_request(connection, f"/endless?name={name}")
+        send_request(connection, path + name)
         clients.read_bytes(connection, 10 * MIB)
         assert clients.get(server, "/").status == 200
         if how == "resets":

@@ -209,13 +209,23 @@ def held(server):
 SERVED = [("app", 1), ("around", 5)]
 
 
-@pytest.mark.parametrize("app, part", SERVED)
-def test_nothing_is_left_of_thousands_of_connections(app, part, tmp_path):
+@pytest.fixture
+def chance():
+    """Random numbers, whose seed is shown where the test fails."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    chance = random.Random(seed)
+    return random.Random(seed)
+
+
+def soaked(app, directory):
+    """Run ``app`` of ``soakapp.py``, on a server that does not log each request."""
     options = ["--no-access-log", "--log-level", "warning"]
-    with running("uvicorn-sansio", tmp_path, f"tests.apps.soakapp:{app}", options) as server:
+    return running("uvicorn-sansio", directory, f"tests.apps.soakapp:{app}", options)
+
+
+@pytest.mark.parametrize("app, part", SERVED)
+def test_nothing_is_left_of_thousands_of_connections(app, part, tmp_path, chance):
+    with soaked(app, tmp_path) as server:
         idle = held(server)
         # Threads are started, and caches are filled.
         warming = Load(server, chance, WEBSOCKETS // 10, REQUESTS // 10)
@@ -241,12 +251,8 @@ def test_nothing_is_left_of_thousands_of_connections(app, part, tmp_path):
 
 
 @pytest.mark.parametrize("app, part", SERVED)
-def test_nothing_is_left_of_senders_whose_clients_have_left(app, part, tmp_path):
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    options = ["--no-access-log", "--log-level", "warning"]
-    with running("uvicorn-sansio", tmp_path, f"tests.apps.soakapp:{app}", options) as server:
+def test_nothing_is_left_of_senders_whose_clients_have_left(app, part, tmp_path, chance):
+    with soaked(app, tmp_path) as server:
         asyncio.run(asyncio.wait_for(leave_senders(server, chance, SENT // 10), LIMIT))
         before = held(server)
         asyncio.run(asyncio.wait_for(leave_senders(server, chance, SENT // part), LIMIT))

@@ -32,6 +32,14 @@ async def until(condition):
     await asyncio.wait_for(met(), 20)
 
 
+class Broken(Server):
+    """A server whose ``receive`` raises a KeyError."""
+
+    async def receive(self):
+        self.asked += 1
+        raise KeyError
+
+
 class Futures(Server):
     """A server whose ``receive`` gives futures, as Granian's does."""
 

@@ -7,7 +7,7 @@ import pytest
 
 from pyramid_asgi_consumers.websocket import watcher
 from pyramid_asgi_consumers.websocket.watcher import BYTES, MESSAGES, Watcher
-from tests.support.events import LEFT, Futures, Server, text, until
+from tests.support.events import LEFT, Broken, Futures, Server, text, until
 
 pytestmark = pytest.mark.usefixtures("soon", "nothing_is_left_behind")
 
@@ -240,11 +240,6 @@ async def test_two_receives_at_once_are_refused():
 
 
 async def test_what_the_server_raises_in_advance_is_raised_by_the_next_receive():
-    class Broken(Server):
-        async def receive(self):
-            self.asked += 1
-            raise KeyError
-
     server = Broken()
 
     async def func(watching):

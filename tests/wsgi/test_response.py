@@ -333,6 +333,21 @@ async def test_a_file_is_closed_behind_the_read_that_a_cancellation_interrupts()
     assert file.closings == 1
 
 
+def on_a_loop_that_closes(bridge, started):
+    """Begin a request, whose loop closes when ``started`` is set; return it."""
+
+    async def begin():
+        exchange = Exchange(bridge)
+        await wait_until(started.is_set)
+        return exchange
+
+    # As asyncio.run does, but without the tasks being cancelled.
+    loop = asyncio.new_event_loop()
+    exchange = loop.run_until_complete(begin())
+    loop.close()
+    return exchange
+
+
 def test_a_loop_that_closes_ends_the_response():
     closed = threading.Event()
     release = threading.Event()
@@ -352,15 +367,7 @@ def test_a_loop_that_closes_ends_the_response():
     response = Response(chunks())
     bridge = WSGIBridge(answers(response))
 
-    async def serve():
-        exchange = Exchange(bridge)
-        await wait_until(started.is_set)
-        return exchange
-
-    # As asyncio.run does, but without the tasks being cancelled.
-    loop = asyncio.new_event_loop()
-    exchange = loop.run_until_complete(serve())
-    loop.close()
+    exchange = on_a_loop_that_closes(bridge, started)
     release.set()
     assert closed.wait(20)
     assert response.closed == 1
@@ -383,14 +390,7 @@ def test_a_loop_that_closes_before_a_view_ends_loses_nothing(kind, caplog):
 
     bridge = WSGIBridge(app)
 
-    async def serve():
-        exchange = Exchange(bridge)
-        await wait_until(started.is_set)
-        return exchange
-
-    loop = asyncio.new_event_loop()
-    exchange = loop.run_until_complete(serve())
-    loop.close()
+    exchange = on_a_loop_that_closes(bridge, started)
     release.set()
     assert asyncio.run(bridge.pool.drain(20))
     assert (file.closings, levels(caplog)) == ((0, ["ERROR"]) if kind == "error" else (1, []))
