@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
-from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, call_soon, set_outcome
+from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, job_for
 
 # Seconds in which a job may end before anybody watches whether its client leaves.
 WATCH_AFTER = 0.05
@@ -40,16 +40,8 @@ class Lane:
         while ``function`` is to wait for a thread: where the client leaves before it begins, it
         never does, and :class:`.ClientDisconnected` is raised.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
-
-        def job() -> None:
-            try:
-                result, error = function(*args), None
-            except BaseException as exception:
-                result, error = None, exception
-            call_soon(loop, set_outcome, future, result, error)
-
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        job = job_for(future, function, *args)
         crew = self.pool.crew()
         if self._queue is None or self._queue.crew is not crew:
             self._queue = _Queue(crew, self.most, self.purpose)

@@ -85,22 +85,16 @@ class WSGIBridge(WsgiToAsgi):
                 body, size = await read_body(
                     receive, None if length is None else int(length), self.max_body_size
                 )
-        except BadRequest as error:
+        except (BadRequest, BodyTooLarge) as error:
+            status = 400 if isinstance(error, BadRequest) else 413
             log.info(
-                "400 for %s %s: %s",
+                "%d for %s %s: %s",
+                status,
                 Shown(scope["method"], quoted=False),
                 Shown(scope["path"]),
                 Shown(error),
             )
-            return await refuse(scope, send, 400)
-        except BodyTooLarge as error:
-            log.info(
-                "413 for %s %s: %s",
-                Shown(scope["method"], quoted=False),
-                Shown(scope["path"]),
-                Shown(error),
-            )
-            return await refuse(scope, send, 413)
+            return await refuse(scope, send, status)
         except ClientDisconnected:
             return await answer_nobody(scope, send)
         except OSError as error:

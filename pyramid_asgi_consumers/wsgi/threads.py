@@ -82,20 +82,8 @@ class ThreadPool:
 
         Cancelling the caller does not stop ``function``.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-
-        context = contextvars.copy_context()
-
-        def job() -> None:
-            result = error = None
-            try:
-                result = context.run(function, *args)
-            except BaseException as exception:
-                error = exception
-            call_soon(loop, set_outcome, future, result, error)
-
-        self.submit(job)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.submit(job_for(future, contextvars.copy_context().run, function, *args))
         return await future
 
     async def drain(self, timeout: float) -> bool:
@@ -311,6 +299,21 @@ def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], 
     except RuntimeError:
         return False
     return True
+
+
+def job_for(future: asyncio.Future[Result], function: Callable[..., Result], *args: object) -> Job:
+    """Return a job that calls ``function(*args)`` and gives ``future`` its outcome, on its loop."""
+    loop = future.get_loop()
+
+    def job() -> None:
+        result = error = None
+        try:
+            result = function(*args)
+        except BaseException as exception:
+            error = exception
+        call_soon(loop, set_outcome, future, result, error)
+
+    return job
 
 
 def set_outcome(future: asyncio.Future, result: object, error: BaseException | None) -> None:
