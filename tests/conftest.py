@@ -2,20 +2,25 @@ import asyncio
 import sys
 
 import pytest
+from pyramid.config import Configurator
 
 from pyramid_asgi_consumers.websocket import watcher
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import running_redis
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
     """A Redis for all tests; one that a test stops is a ``RedisServer`` of its own."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    try:
-        server.start()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
-    finally:
-        server.close()
+
+
+@pytest.fixture
+def config():
+    """A project that has this add-on and nothing else."""
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    return config
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ async def show(scope, receive, send):
 
 
 @pytest.fixture
-def config():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def config(config):
     config.add_route("home", "/")
     config.add_view(lambda request: Response("Hello"), route_name="home")
     return config

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
-from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers import quirks, stubborn
@@ -541,9 +540,7 @@ async def by_name(registry):
     yield {"by": "name"}
 
 
-async def test_a_lifespan_is_declared_by_object_or_dotted_name():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+async def test_a_lifespan_is_declared_by_object_or_dotted_name(config):
     config.add_asgi_lifespan(f"{__name__}.by_name")
     state = {}
     await serve(config.make_asgi_app(), state)
@@ -552,9 +549,7 @@ async def test_a_lifespan_is_declared_by_object_or_dotted_name():
     assert entry["introspectable"]["factory"] is by_name
 
 
-def test_a_lifespan_that_cannot_be_called_is_named():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_a_lifespan_that_cannot_be_called_is_named(config):
     with pytest.raises(ConfigurationError, match="add_asgi_lifespan: factory must be .* not 7"):
         config.add_asgi_lifespan(7)
 

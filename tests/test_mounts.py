@@ -4,7 +4,6 @@ import json
 from contextlib import asynccontextmanager
 
 import pytest
-from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError, ConfigurationError
 from pyramid.response import Response
 from starlette.applications import Starlette
@@ -23,9 +22,7 @@ async def show(scope, receive, send):
 
 
 @pytest.fixture
-def config():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def config(config):
     config.add_route("home", "/api-docs")
     config.add_view(lambda request: Response("Pyramid"), route_name="home")
     return config

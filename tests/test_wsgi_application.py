@@ -88,7 +88,7 @@ def test_the_router_s_attributes_are_reachable(app):
     assert not hasattr(object.__new__(type(app)), "root_factory")
 
 
-def test_what_is_wrapped_in_middleware_is_reachable():
+def test_what_is_wrapped_in_middleware_is_reachable(config):
     class Middleware:
         def __init__(self, app):
             self.app = app
@@ -96,17 +96,13 @@ def test_what_is_wrapped_in_middleware_is_reachable():
         def __call__(self, environ, start_response):
             return self.app(environ, start_response)
 
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
     wrapped = config.make_wsgi_app()
     testapp = TestApp(config.make_asgi_app(Middleware(wrapped)))
     assert testapp.app.app is wrapped
     assert testapp.get("/", status=404).status_int == 404
 
 
-def test_a_scope_without_a_lifespan_says_why_it_has_no_state(app):
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_a_scope_without_a_lifespan_says_why_it_has_no_state(app, config):
     heard = []
 
     async def consumer(scope, receive, send):

@@ -500,9 +500,7 @@ def test_the_settings_reach_the_backend():
     assert backend.keys.redis_channel("a") == b"own:3:a"
 
 
-def test_a_setting_may_be_changed_after_the_include():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_a_setting_may_be_changed_after_the_include(config):
     config.registry.settings["asgi.channels.history"] = 5
     assert channels_of(config.make_asgi_app().registry).backend.history == 5
 
@@ -554,33 +552,27 @@ def test_a_backend_of_ones_own_comes_before_the_setting():
     assert entry["introspectable"]["backend"] is own_backend
 
 
-def test_a_backend_without_a_method_is_named():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_a_backend_without_a_method_is_named(config):
     with pytest.raises(
         ConfigurationError, match=r"set_channels_backend: backend [\s\S]*publish_many"
     ):
         config.set_channels_backend(object())
 
 
-def test_two_backends_conflict():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_two_backends_conflict(config):
     config.set_channels_backend(Recorder())
     config.set_channels_backend(Recorder())
     with pytest.raises(ConfigurationConflictError):
         config.make_asgi_app()
 
 
-async def test_the_backend_is_closed_when_the_server_stops():
+async def test_the_backend_is_closed_when_the_server_stops(config):
     closed = []
 
     class Closing(Recorder):
         async def aclose(self):
             closed.append(self)
 
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
     backend = Closing()
     config.set_channels_backend(backend)
     app = config.make_asgi_app()

@@ -124,15 +124,13 @@ class TestRequestAttributes:
         assert type(request).greeter.__doc__ == "Greets."
 
 
-def test_a_request_does_not_wait_for_the_garbage_collector():
+def test_a_request_does_not_wait_for_the_garbage_collector(config):
     requests = []
 
     def view(request):
         requests.append(weakref.ref(request))
         return Response("ok")
 
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
     config.add_route("home", "/")
     config.add_view(view, route_name="home")
     app = config.make_wsgi_app()
@@ -144,9 +142,7 @@ def test_a_request_does_not_wait_for_the_garbage_collector():
         gc.enable()
 
 
-def test_the_request_has_its_channels_and_urls():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_the_request_has_its_channels_and_urls(config):
     config.commit()
     request = extended(config.registry, Request.blank("/"))
     assert request.websocket_url.__self__ is request
@@ -174,9 +170,7 @@ def test_an_applications_own_attribute_of_the_name_wins(kind, first):
     assert request.websocket_url.__self__ is request
 
 
-def test_two_add_ons_with_one_name_conflict():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_two_add_ons_with_one_name_conflict(config):
     config.include(lambda config: config.add_request_method(id, "channels"))
     with pytest.raises(ConfigurationConflictError, match="channels"):
         config.commit()

@@ -6,7 +6,6 @@ import re
 import pytest
 from asgiref.compatibility import double_to_single_callable
 from channels.generic.websocket import WebsocketConsumer
-from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
@@ -117,9 +116,7 @@ async def other(one, two):
         (None, "None, which cannot be called"),
     ],
 )
-def test_what_is_no_asgi_application_is_said_to_be_what_it_is(app, words):
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_what_is_no_asgi_application_is_said_to_be_what_it_is(app, words, config):
     words = ".*".join(re.escape(part) for part in words.split(".*"))
     expected = (
         r"^add_asgi_consumer: callable must be an ASGI application, async def app\(scope, receive,"

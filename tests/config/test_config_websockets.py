@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError
 
 from pyramid_asgi_consumers import websocket_config
@@ -27,18 +26,14 @@ async def undecorated(websocket):
     """Conflicts with another."""
 
 
-async def test_the_decorator_is_found_by_a_scan_and_can_be_stacked():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+async def test_the_decorator_is_found_by_a_scan_and_can_be_stacked(config):
     config.scan(__name__)
     app = config.make_asgi_app()
     assert (await run(app, websocket_scope("/first"), CONNECT))[1]["text"] == "{}"
     assert (await run(app, websocket_scope("/second/2"), CONNECT))[1]["text"] == '{"id":"2"}'
 
 
-async def test_a_conflict_names_the_lines_of_the_functions():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+async def test_a_conflict_names_the_lines_of_the_functions(config):
     config.scan(__name__)
     config.add_websocket("/first", undecorated)
     config.add_websocket("/first", decorated)
@@ -51,9 +46,7 @@ async def test_a_conflict_names_the_lines_of_the_functions():
     assert "consumers.py" not in text
 
 
-def test_the_introspectable_has_the_function():
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_the_introspectable_has_the_function(config):
     config.add_websocket("/ws", f"{__name__}.decorated", origins="https://a.example", name="chat")
     config.commit()
     (entry,) = config.introspector.get_category("asgi consumers")
@@ -134,8 +127,6 @@ async def test_what_can_be_a_function(func):
         (run, "must be a function of one argument, the websocket, not <function run"),
     ],
 )
-def test_what_cannot_be_a_function(func, message):
-    config = Configurator()
-    config.include("pyramid_asgi_consumers")
+def test_what_cannot_be_a_function(func, message, config):
     with pytest.raises(ConfigurationError, match=f"add_websocket: func {message}"):
         config.add_websocket("/ws", func)

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from redis import Redis
@@ -72,3 +73,14 @@ class RedisServer:
         if self.process is not None:
             self.resume()
             self.kill()
+
+
+@contextmanager
+def running_redis(directory):
+    """A Redis that is up, until it is stopped or the block ends."""
+    server = RedisServer(directory)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

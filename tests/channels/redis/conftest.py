@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forwarder import Forwarder
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import running_redis
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks are selected
@@ -19,12 +19,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def server(tmp_path):
     """A Redis that the test may stop."""
-    server = RedisServer(tmp_path)
-    try:
-        server.start()
+    with running_redis(tmp_path) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -32,12 +28,8 @@ def other(tmp_path):
     """Another one."""
     directory = tmp_path / "other"
     directory.mkdir()
-    server = RedisServer(directory)
-    try:
-        server.start()
+    with running_redis(directory) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
