@@ -1,4 +1,4 @@
-"""Looks at one scope and hands it on."""
+"""Where every call of a server comes in: finds the lifespan, consumer or page for a scope."""
 
 import asyncio
 import logging

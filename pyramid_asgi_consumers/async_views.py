@@ -42,7 +42,7 @@ def run_on_loop(
         error = original(stand_in)
         if isinstance(error, asyncio.CancelledError):
             raise
-    # What the loop is not to see is raised as a view without a loop raises it.
+    # SystemExit and the like were wrapped for the loop; here, in the view's thread, it is raised.
     raise error
 
 

@@ -1,4 +1,4 @@
-"""Attributes of Pyramid's request that cost a request next to nothing until they are used."""
+"""Adds attributes to Pyramid's request that cost next to nothing until they are used."""
 
 from collections.abc import Callable
 from functools import lru_cache

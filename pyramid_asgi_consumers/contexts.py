@@ -1,4 +1,7 @@
-"""In which context an error is logged: who reports errors (Sentry) notes there what it has done."""
+"""Carries contextvars from a worker thread to where its error is logged.
+
+Who reports errors (Sentry) notes there what it has reported, so that it reports each once.
+"""
 
 import contextvars
 

@@ -1,4 +1,4 @@
-"""The contracts kept in the registry."""
+"""What the registry holds, by these keys; and the contract for a backend of channels."""
 
 from zope.interface import Attribute, Interface
 
@@ -63,7 +63,7 @@ class IChannelsBackend(Interface):
     **Gaps.** A subscriber gets each event of a channel once and in order. Where events are missing
     it gets an ``events.Gap`` in their place, with their number, or None where nobody knows that;
     never a hole without a gap. ``feeds.Feed`` sees to this for what is live, ``feeds.catch_up`` for
-    what is stored. A new epoch that is seen from its first event on is no gap for who was live.
+    what is stored. A subscriber that was live and gets number 1 of a new epoch has missed nothing.
 
     **Event loops and threads.** One backend serves all threads, and any number of event loops at
     the same time. A subscription belongs to the loop on which ``attach`` was awaited: its
@@ -129,8 +129,8 @@ class IChannelsBackend(Interface):
     def aclose():
         """Close what belongs to the running event loop; awaited.
 
-        Its subscriptions end (``subscription.end()``), unless they need nothing that was closed.
-        The backend may be used again, and then opens what it needs.
+        Its subscriptions end (``subscription.end()``); a backend that closes nothing may leave
+        them. The backend may be used again, and then opens what it needs.
         """
 
 

@@ -116,8 +116,8 @@ class Lifespan:
         Where a context fails, those already entered are left and the server gets
         ``lifespan.startup.failed`` (or ``lifespan.shutdown.failed``) with the reason.
 
-        Where the contexts have been entered already, by a connection or by another such scope, they
-        are these, and left with the last such scope.
+        Where a connection, or another such scope, has entered the contexts already, this scope uses
+        the same ones; the last such scope leaves them.
         """
         await receive()
         loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ class Lifespan:
                     run.settled.set()
                     await run.stopping.wait()
                 except asyncio.CancelledError:
-                    # So an event loop ends; a start is not to be finished then.
+                    # An event loop that ends cancels its tasks: do not finish a start then.
                     if not run.entered:
                         raise
                     # Contexts may look at it; Python 3.10 has none.

@@ -153,10 +153,10 @@ class ConsumerMapper:
 class _Node:
     """What the patterns with the same segments up to here have next.
 
-    Of a simple consumer that goes on alone, the consumer itself stands here, in place of nodes for
-    the segments to come, which it compares itself: a look-up among thousands finds little of what
-    it needs in the processor's caches. The others have a node for each segment, since it is dear to
-    ask one that does not match.
+    If only one simple consumer goes on from here, the node holds that consumer itself, in place of
+    nodes for the segments to come, which the consumer compares: a look-up among thousands finds
+    little of what it needs in the processor's caches. The others have a node for each segment,
+    since it is dear to ask one that does not match.
     """
 
     __slots__ = ("children", "ends", "literal")
@@ -178,7 +178,7 @@ class _Node:
                 if consumer.simple and (child is None or child.path == consumer.path):
                     node.children[segment] = consumer
                     return
-                # What is found now is found all the while.
+                # Complete the new node before it replaces the old one: others look meanwhile.
                 split = _Node()
                 if child is not None:
                     split._put(child, at + 1)

@@ -1,4 +1,4 @@
-"""What user code raises that an event loop would obey, or a caller take for its own.
+"""Keeps what user code raises from ending the server, or from passing for a cancellation.
 
 ``SystemExit`` and ``KeyboardInterrupt`` end an event loop, whichever task raises them; a
 ``CancelledError`` passes for a cancellation by the server. On an event loop a :class:`StandIn` is
@@ -39,10 +39,10 @@ def original(error: BaseException) -> BaseException:
 
 
 def caught(error: BaseException, task: Any) -> BaseException:
-    """What ``error``, which code raised that ``task`` awaits, is on the event loop.
+    """``error``, raised by code that ``task`` awaits, in a form that the event loop can take.
 
-    Raises ``error`` where it comes from elsewhere: the task was cancelled, its coroutine is closed
-    as nobody runs it any more, or somebody has pressed Ctrl-C.
+    Raises ``error`` itself where that code is not to blame: the task was cancelled, its coroutine
+    is closed because nobody runs it any more, or somebody has pressed Ctrl-C.
     """
     if not isinstance(error, Exception) and _is_from_elsewhere(error, task):
         raise error
@@ -86,9 +86,9 @@ async def contained(awaitable: Awaitable[Any]) -> Any:
 async def outcome(task: "asyncio.Task[Any]") -> Any:
     """Wait for ``task``; return its result, or raise what it has raised.
 
-    Cancelling this cancels ``task``, and waits for its end; where the server would wait for ever
-    as it stops, for as long as it gives connections. Where it ends by a ``CancelledError``
-    without that, a :class:`StandIn` is raised.
+    Cancelling this cancels ``task``, and waits for its end. If the server would wait for ever as it
+    stops, this waits for as long as the server gives its connections. Where it ends by a
+    ``CancelledError`` without that, a :class:`StandIn` is raised.
     """
     # To await the task itself would cancel it with the caller, and raise the same for both.
     ended = asyncio.get_running_loop().create_future()
@@ -119,7 +119,7 @@ def separate(
 ) -> tuple[Awaitable[Any], "asyncio.Task[Any]"]:
     """What ``task`` is to await for ``awaitable``, so that :func:`caught` knows what is its own.
 
-    On Python 3.10 that takes another task; as it does for a server that would wait for ever for one
+    Python 3.10 needs another task for that. So does Hypercorn, which would wait for ever for a task
     that goes on when it is cancelled. Returned besides is the task that runs ``awaitable``.
     """
     if COUNTED and not quirks.waits_for_ever():

@@ -1,6 +1,9 @@
-"""Every way to say no, or that something failed: to an http request and to a handshake alike.
+"""How a no is sent: to an http request, or to a websocket's handshake.
 
-What is sent to a websocket that is open already is its close: see ``connection``.
+Who says no: ``application`` (no consumer, a bad path), ``connection.endpoint`` (limits, origins,
+the handshake), ``connection.http`` and ``connection.websocket`` (errors), ``websocket.face``
+(``deny`` and ``close`` of a function). A websocket that is open already gets a close, from
+``connection.websocket``.
 """
 
 import contextlib

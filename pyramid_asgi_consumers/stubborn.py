@@ -1,4 +1,4 @@
-"""Tasks that go on though they were cancelled, which nobody is to wait for without a bound."""
+"""Ends tasks that go on though they were cancelled, without waiting for them for ever."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,8 @@ async def end(tasks: Tasks, timeout: float | None) -> None:
 
     With a ``timeout`` of 0 they are cancelled, too, and may end at once.
 
-    Where the caller is cancelled meanwhile, so are they again, and it is cancelled afterwards.
+    If the caller is cancelled meanwhile, the tasks are cancelled again; the caller's cancellation
+    is raised at the end.
     """
     cancelled: asyncio.CancelledError | None = None
     loop = asyncio.get_running_loop()
@@ -72,7 +73,7 @@ def outlive(loop: asyncio.AbstractEventLoop) -> None:
     """Have ``loop``, if it ends now, wait for none of its tasks longer than :data:`PATIENCE`.
 
     ``asyncio.Runner`` cancels all of them, and waits for whoever goes on: for what a consumer has
-    started itself, too. A loop of which one task was not cancelled does not end, and is left alone.
+    started itself, too. If any task was not cancelled, the loop is not ending: nothing is done.
     """
     loop.call_later(PATIENCE, _close, loop)
 

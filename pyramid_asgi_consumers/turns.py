@@ -1,4 +1,4 @@
-"""Gives others their turn where one task sends and sends, and the server never makes it wait.
+"""Lets other tasks run while one connection sends and sends, and its server never makes it wait.
 
 A server's ``send`` need not suspend: it does not where the client reads fast, nor, on Hypercorn
 0.18, Granian 2.8.9 and Uvicorn 0.54 (http), where the client has left.

@@ -96,7 +96,7 @@ class Committed:
     @property
     def busy(self) -> bool:
         """Whether something goes before what is published now."""
-        # In this order: what is no job any more is under way until the turn is over.
+        # Look at the jobs first: a job leaves the list only while the turn is held.
         return bool(self._jobs) or self._turn.locked()
 
     def publish(self, messages: Messages) -> None:

@@ -1,6 +1,6 @@
 """What is published: an event, or a gap where some are missing, and how its data is encoded.
 
-An encoded event, its payload, is a letter that tells which, and JSON or bytes: see :func:`encode`.
+A payload is one letter (``b`` for bytes, ``j`` for JSON) and then the data: see :func:`encode`.
 """
 
 import json
@@ -27,8 +27,8 @@ PARSED = 200
 class _Parsed:
     # What ``Event.data`` is: the event's text, parsed when first asked for and then kept in its
     # ``__dict__``. The oldest events lose it again, since it may take 25 times the memory of the
-    # text, wherever an event waits or is stored. Which they are is remembered after their end, too,
-    # so each has a cost.
+    # text, wherever an event waits or is stored. An entry stays in the list when its event is gone,
+    # so each one counts PARSED bytes more.
 
     def __init__(self) -> None:
         # Entered again by a finalizer that interrupts its owner: what that asks for is not kept.

@@ -132,12 +132,13 @@ class RequestChannels:
         """Publish ``data`` on the channel ``name`` once the transaction commits.
 
         The transaction is that of ``request.tm``, if one is under way: an abort or a veto takes
-        the event back. So does an abort what is published in its own hooks: publish that with
-        :meth:`publish_now`. What the after-commit hooks of a commit that failed publish goes
+        the event back. An abort also takes back what its own hooks publish: use
+        :meth:`publish_now` there. If a commit fails, what its after-commit hooks publish is sent
         all the same. A failure after the commit is logged. Without a transaction it is published
         at once, and a failure raises as in :meth:`publish_now`. Events go in the order of the
-        commits, and those that are published afterwards come after them; a commit on an event loop
-        has a thread do it, and so has one that has waited for that thread for ``timeout`` seconds.
+        commits, and those that are published afterwards come after them. On an event loop a thread
+        publishes for the commit; a commit that has waited for it for ``timeout`` seconds leaves
+        its events to that thread.
 
         Raises ValueError for a name that cannot be one, TypeError for data that cannot be sent,
         RuntimeError on the thread of an event loop.

@@ -1,4 +1,4 @@
-"""What backends share: who gets the events of a channel, and which are missing between two."""
+"""For backends: gives subscribers the events of a channel, and a gap where some are missing."""
 
 from collections.abc import Iterable
 

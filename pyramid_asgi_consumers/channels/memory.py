@@ -1,4 +1,4 @@
-"""Channels within one process."""
+"""The backend ``memory://``: one process, any number of threads and event loops."""
 
 import asyncio
 import threading
@@ -106,8 +106,8 @@ class MemoryBackend:
     No id is given out twice, and none stands for nothing. All channels begin at one epoch, that of
     the backend, with the number 0: so where a channel stands that nobody published on need not be
     remembered. A channel that was published on and is forgotten begins anew in a later epoch, so
-    that whoever knows an id from before gets a gap; so does, of the others that nobody had
-    published on, one in 4,096, since it is only remembered from which part of the names it was.
+    that whoever knows an id from before gets a gap. Of the channels that nobody has published on,
+    one in 4,096 gets a gap, too: what was forgotten is remembered for groups of names only.
     """
 
     def __init__(self, history: int = 0, expiry: float = 86400) -> None:

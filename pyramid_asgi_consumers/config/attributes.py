@@ -1,4 +1,4 @@
-"""What the other parts add to Pyramid's request."""
+"""``add_request_attribute``: how the other files of this folder give requests an attribute."""
 
 from pyramid_asgi_consumers.attributes import RequestAttributes
 from pyramid_asgi_consumers.interfaces import IRequestAttributes

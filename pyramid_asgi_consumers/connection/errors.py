@@ -1,4 +1,7 @@
-"""What it means that a consumer raised: that its client has left, how to end, or a fault."""
+"""Tells whether an error of a consumer means that its client has left.
+
+What is sent for an error is decided in ``connection.websocket`` and ``connection.http``.
+"""
 
 import asyncio
 import logging
@@ -22,7 +25,7 @@ class ClientGone(ClientDisconnected):
 
 async def gone(message: dict[str, Any]) -> None:
     """What the consumer's ``send`` returns once its client has left."""
-    # Who goes on for all that does not keep others from their turn, or its end.
+    # A consumer that ignores the error must still let other tasks run, and be cancelled.
     await asyncio.sleep(0)
     raise ClientGone("The client has left")
 

@@ -1,8 +1,8 @@
-"""Notices that the client has left a plain consumer, or one of http, that does not receive.
+"""Notices that a client has left while its consumer does not receive.
 
-:class:`SenderWatcher` is of websockets, :class:`RequestWatcher` of http requests, which a
-:class:`Sweep` looks after. A function of ``add_websocket`` has a watcher of its own, in
-``websocket.watcher``.
+:class:`SenderWatcher` is for websockets, but not for the functions of ``add_websocket``, which have
+``websocket.watcher``. :class:`RequestWatcher` is for http requests; a :class:`Sweep` looks after
+all of them.
 """
 
 import asyncio

@@ -61,9 +61,14 @@ async def serve_websocket(
     watcher = None if watches else SenderWatcher(receive)
     asked: Any = None
 
+    def kept_receive() -> Any:
+        nonlocal asked
+        asked = receive()
+        return asked
+
     def noted_receive() -> Any:
         nonlocal asked
-        asked = receive() if server.minds_who_left else watcher.noted(receive)
+        asked = watcher.noted(receive)
         return asked
 
     def tracked(message: dict[str, Any]) -> Any:
@@ -134,7 +139,8 @@ async def serve_websocket(
         if watcher is None:
             await consumer.app(scope, receive, tracked)
         else:
-            call, runs = separate(consumer.app(scope, noted_receive, tracked), task)
+            own = kept_receive if server.minds_who_left else noted_receive
+            call, runs = separate(consumer.app(scope, own, tracked), task)
             watcher.watch(runs)
             try:
                 await call

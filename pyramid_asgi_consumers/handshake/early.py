@@ -1,4 +1,4 @@
-"""What a client does while its handshake waits for a thread."""
+"""Keeps what a client sends while its handshake waits for a thread; notices when it leaves."""
 
 import asyncio
 from collections import deque

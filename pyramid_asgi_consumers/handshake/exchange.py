@@ -188,7 +188,7 @@ class Exchange:
 
 @implementer(IRoutesMapper)
 class ExchangeRoutesMapper:
-    """``mapper``, which is Pyramid's, but that each exchange gets to its consumer's route.
+    """Wraps Pyramid's ``mapper``, so that an exchange always gets its consumer's route.
 
     Those routes are static, so no other request gets there, and none pays for them. ``consumers``
     is the mapper of all consumers.

@@ -1,4 +1,7 @@
-"""Several kinds of work that share a pool of threads, and cannot take all of it from another."""
+"""Divides one pool of threads between handshakes and ``run_in_request`` calls.
+
+Neither can take all of the threads, however slow it is. Pages have a pool of their own.
+"""
 
 import asyncio
 import threading
@@ -35,10 +38,10 @@ class Lane:
     ) -> object:
         """Run ``function(*args)`` in a thread; return what it returns, raise what it raises.
 
-        Once it has begun, cancelling the caller does not stop it; before, it never begins. ``left``
-        tells, when it returns, whether the client has left, and may be cancelled. It is awaited
-        while ``function`` is to wait for a thread: where the client leaves before it begins, it
-        never does, and :class:`.ClientDisconnected` is raised.
+        Once it has begun, cancelling the caller does not stop it; before, it never begins.
+        ``left()`` is awaited while ``function`` waits for a thread, and may be cancelled. If it
+        returns True before ``function`` begins, that never begins, and
+        :class:`.ClientDisconnected` is raised.
         """
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         job = job_for(future, function, *args)
@@ -71,9 +74,9 @@ class _Queue:
     """The jobs of one lane that wait for ``crew``, and how many turns the lane has there.
 
     A turn is a job of the crew, which does the lane's oldest. There are never more than ``most``,
-    and while jobs wait there is one at least. A thread whose turn has ended goes to the crew's
-    jobs next, so nobody needs to wake it for the turn that it adds; and other lanes' turns that
-    have waited for longer come before that.
+    and while jobs wait there is one at least. If jobs wait when a turn ends, its thread adds the
+    next turn at the end of the crew's jobs. The thread looks there next, so nobody needs to wake
+    it; older turns of other lanes come first.
     """
 
     def __init__(self, crew: Crew, most: int, purpose: str) -> None:

@@ -1,9 +1,10 @@
-"""What single servers need done differently, a file for each of them; nowhere else.
+"""What is done differently for single servers, in a file for each of them.
 
 ``specification.py`` has what the ASGI specification says of all of them, as the class
 :class:`.Server`: what the package asks of the server of a connection. ``daphne.py``,
 ``granian.py``, ``hypercorn.py`` and ``uvicorn.py`` have a class each that says what that server
-does otherwise, with the version on which it was seen. Gunicorn's ``-k asgi`` needs nothing.
+does otherwise, with the version on which it was seen. Gunicorn's ``-k asgi`` has none. How servers
+describe a request differently is read in ``wsgi.environ``, where each is named with its version.
 ``hypercorn_stopping.py`` is about the end of Hypercorn where this package runs it.
 
 The proofs are in ``tests/quirks``, a file per server too, and in ``tests/servers``, which run the

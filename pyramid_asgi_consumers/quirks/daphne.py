@@ -43,8 +43,8 @@ class Daphne(Server):
     def break_off(self) -> bool:
         """Abort the connection.
 
-        Daphne leaves it open when an application raises after its response has started, and stops
-        looking after all other applications. Other servers do break it off.
+        Otherwise Daphne leaves it open when an application raises after its response has started,
+        and its check of all other applications stops, too. Other servers do break it off.
         """
         # Daphne logs what is raised after the end of a response, and nothing else happens.
         if self.protocol.finished:

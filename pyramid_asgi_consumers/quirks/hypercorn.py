@@ -16,7 +16,7 @@ class Hypercorn(Server):
     minds_who_left = False
 
     def websocket(self, receive: Any, send: Any) -> tuple[Any, Any]:
-        """Wait for no room to say that the client has left; raise for what is sent afterwards.
+        """Tell of a client that has left even when the queue is full; then ``send`` raises.
 
         Hypercorn finds out in the application's own ``send``, and waits there until the queue of
         received events has room. Where it is full, that is for ever: nobody receives.

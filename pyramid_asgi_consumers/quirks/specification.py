@@ -1,7 +1,7 @@
-"""What the ASGI specification says of a server, and what no server does otherwise.
+"""What the package asks about a server.
 
-:class:`Server` is what the rest of the package asks; each server has a class of its own, in a file
-of its own, which says what is done differently for it.
+The defaults of :class:`Server` are what the ASGI specification says, and what holds for all
+servers. Each server has a file of its own that overrides them.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -27,7 +27,10 @@ class Server:
         return scope.get("root_path") or ""
 
     def break_off(self) -> bool:
-        """Break off a response that has started; return whether raising is no way to do so."""
+        """Break off a response that has started.
+
+        Returns True if that is done, False if the caller is to raise.
+        """
         return False
 
     def paced(self, send: Any) -> Any:
@@ -51,17 +54,20 @@ class Server:
         return headers
 
     def accept(self, scope: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
-        """The ``websocket.accept`` that has any subprotocol sent which the client offers."""
+        """``event``, the ``websocket.accept``, so that any subprotocol that was offered is sent."""
         return event
 
     def refused(self, send: Any) -> None:
-        """Have the connection answered otherwise after an answer that the server refused.
+        """The server has raised on an answer: make it ready to take another one.
 
         ``send`` is what the server, or middleware, gave.
         """
 
     def has_left(self, send: Any) -> bool:
-        """Whether the client of a websocket just accepted has left, as ``receive`` never says."""
+        """Whether the client of a websocket that was just accepted has left already.
+
+        Asked because ``receive`` would never tell.
+        """
         return False
 
     #: Whether ``receive`` tells of a client that leaves before its request was answered.

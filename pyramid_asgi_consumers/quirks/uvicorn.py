@@ -15,10 +15,10 @@ from pyramid_asgi_consumers.quirks.specification import Leave, Server
 def put_before(scope: Mapping[str, Any]) -> str:
     """What the server has put in front of the target in the ``path`` of ``scope``.
 
-    Uvicorn 0.54 puts its root path in front of a target, be that in absolute form: of a handshake,
-    and with h11 of any request. A client can send what looks like it to any other server, or to an
-    application that states a root path itself: so it is only taken from where Uvicorn serves this
-    very path.
+    Uvicorn 0.54 puts its root path before the target of a handshake, and with h11 of any request,
+    even before one in absolute form. A client can send what looks like it to any other server, or
+    to an application that states a root path itself: so it is only taken from where Uvicorn serves
+    this very path.
     """
     task: Any = asyncio.current_task()
     frame = getattr(task.get_coro(), "cr_frame", None)

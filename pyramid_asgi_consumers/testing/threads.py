@@ -14,7 +14,7 @@ from pyramid_asgi_consumers.wsgi.threads import ThreadPool
 
 
 class CallingThreads(ThreadPool):
-    """Leaves jobs to the thread that has made the call which they belong to."""
+    """Gives each job to the test's thread that has made the call (its ``jobs``)."""
 
     def submit(self, job: Callable[[], object]) -> None:
         call = current_call.get()

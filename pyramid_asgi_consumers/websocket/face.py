@@ -1,4 +1,8 @@
-"""The friendly face of scope, receive and send."""
+"""What a function of ``add_websocket`` gets, and the ASGI application that is made of the function.
+
+:class:`WebSocket` is public: functions use it, and plain consumers may. :class:`WebSocketFunction`
+is the application.
+"""
 
 import asyncio
 import json
@@ -428,8 +432,8 @@ _CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 
 async def _turn() -> None:
-    # A function that tries again and again on a websocket that is closed keeps neither others from
-    # their turn, nor itself from being cancelled.
+    # A function that tries again and again on a closed websocket must still let other tasks run,
+    # and be cancelled.
     await asyncio.sleep(0)
 
 

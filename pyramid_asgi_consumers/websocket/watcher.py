@@ -1,4 +1,7 @@
-"""Notices that the client has left a consumer that does not receive."""
+"""Cancels a function of ``add_websocket`` whose client has left.
+
+For other consumers see ``connection.leaving``, which uses :class:`Watcher`, too.
+"""
 
 import asyncio
 import logging

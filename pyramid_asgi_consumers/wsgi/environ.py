@@ -43,8 +43,9 @@ def origin_form(scope: dict[str, Any], before: str = "") -> dict[str, Any]:
     ``path``. A target that is neither is left as it is, and refused later.
 
     The authority is dropped, and the header ``Host`` is believed, though the RFC wants it the other
-    way round. Who conforms says the same in both, and a page of another origin can choose the
-    target: a proxy that takes ``/app`` off ``/apphttp://evil/ws`` leaves an absolute one.
+    way round. A correct client names the same host in both. A hostile page can choose the target of
+    its handshake, and not the header: a proxy that takes ``/app`` off ``/apphttp://evil/ws`` leaves
+    an absolute one.
 
     ``before`` is what the server itself has put in front of the target: it stays there.
 
@@ -54,7 +55,7 @@ def origin_form(scope: dict[str, Any], before: str = "") -> dict[str, Any]:
         return scope
     path: str = scope["path"]
     if not path and scope["type"] == "websocket" and "http_version" not in scope:
-        # Daphne 4.2.3 has made a path of it, but of the one that is missing.
+        # Daphne 4.2.3 reduces the target to its path, and here the client sent none.
         return {**scope, "path": "/", "raw_path": b"/"}
     raw_path: bytes | None = scope.get("raw_path")
     found = _ABSOLUTE.fullmatch(path, len(before))

@@ -10,9 +10,9 @@ A :class:`Handover` has two sides, and no more than one thread on each. The rule
   end. The thread waits for *room*, a lock that is held already, which the loop releases when it has
   taken enough of the chunks, or has :meth:`left <Handover.leave>`.
 - After the loop's side has left it takes nothing more: the thread's next chunk raises
-  :class:`ClientGone`. What the thread raises then, or has raised before and nobody has heard of,
-  is :meth:`unheard <Handover.unheard>`: each error is taken from there once, or raised once by
-  :meth:`Handover.take`.
+  :class:`ClientGone`.
+- Each error of the thread is reported once: :meth:`Handover.take` raises it on the loop, or, where
+  that has left, :meth:`Handover.unheard` returns it to whoever logs it.
 """
 
 import asyncio
@@ -22,9 +22,10 @@ from collections import deque
 from pyramid_asgi_consumers.wsgi.sources import OpenFile
 from pyramid_asgi_consumers.wsgi.threads import Settler, set_outcome
 
-# A thread that is more bytes ahead of its client waits until it is a quarter of this ahead: each
-# wait is a switch of threads there and one back. Where many responses are sent at once each may be
-# ahead by its share of ALL_AHEAD, but by LEAST_AHEAD at least; who is further ahead stays so.
+# A thread that is more than AHEAD bytes ahead of its client waits until it is only a quarter of
+# that ahead: each wait is a switch of threads there and one back. Where many responses are sent at
+# once each may be ahead by its share of ALL_AHEAD, but by LEAST_AHEAD at least; who is further
+# ahead stays so.
 AHEAD = 4 * 1024 * 1024
 ALL_AHEAD = 128 * 1024 * 1024
 LEAST_AHEAD = 256 * 1024

@@ -1,4 +1,7 @@
-"""The worker threads in which WSGI applications run."""
+"""The pool of worker threads, for pages and for handshakes; how they report to an event loop.
+
+The order of statements matters in :class:`Crew`: see there.
+"""
 
 import asyncio
 import contextvars

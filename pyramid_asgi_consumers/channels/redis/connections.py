@@ -1,7 +1,7 @@
 """Connections of one event loop, and how long they are waited for.
 
-``within`` gives up after the timeout altogether, or, with a connection, after as much time in which
-nothing moved on it: what is long may take long over a slow network.
+``within`` gives up after the timeout. With a connection, the time starts again whenever a byte has
+moved on it: what is long may take long over a slow network.
 """
 
 import asyncio
