@@ -45,8 +45,12 @@ class IASGIApplication(Interface):
 class IChannelsBackend(Interface):
     """What carries the events of channels, and all that a new backend has to do.
 
-    It is given to ``config.set_channels_backend``. In :mod:`pyramid_asgi_consumers.channels`,
-    ``events``, ``positions`` and ``feeds`` have what backends share; ``memory`` is the shortest.
+    It is given, as an object, to ``config.set_channels_backend``; it reads its own settings, since
+    those named ``asgi.channels`` are of the backends that a URL names. In
+    :mod:`pyramid_asgi_consumers.channels`, ``events``, ``positions`` and ``feeds`` have what
+    backends share, and ``subscriptions.Subscription`` is what they serve; ``memory`` is the
+    shortest backend. ``redis/feeds.py`` and ``redis/readings.py`` know nothing of Redis: they are
+    for any backend that reconnects, and catches up by pages while live events arrive.
 
     **Names and payloads** arrive checked and encoded. A name is a str of 1 to 200 characters of any
     kind; there may be any number of names, so what a backend remembers of each needs a bound. A
@@ -74,7 +78,8 @@ class IChannelsBackend(Interface):
     **Interruptions and forks.** A finalizer or the handler of a signal may publish in the midst of
     a publish in the same thread, so ``publish_many`` must not wait for a lock that its own thread
     may hold. A process that forks has its own connections in the child, where no other thread goes
-    on and subscriptions are the parent's: ``channels/forks.py`` has the means.
+    on and subscriptions are the parent's: ``channels/forks.py`` has the means. The object is made
+    before servers fork their workers.
 
     **Timeouts.** A publish ends within ``timeout`` seconds, an attribute that a backend may have.
     Publishers wait that long for what was committed before, and otherwise for 5 seconds.
@@ -86,7 +91,9 @@ class IChannelsBackend(Interface):
         Return a list with, for each, the id of the event or the error that kept it back (as a
         value: nothing is raised): a ``PublishRefused`` where it certainly was not published, a
         ``PublishUnknown`` where nobody knows. Nothing is published twice, so what may have been
-        published is not tried again. One that fails keeps back none of the others.
+        published is not tried again. One that fails keeps back none of the others. The id is the
+        empty text where it is not known yet, for what interrupts another publish of its thread.
+        Any number of threads may be in this at once.
         """
 
     def publish(channel, payload):

@@ -2,7 +2,7 @@
 
 Left alone, it breaks websockets off, waits without a bound for a client that does not read, and
 with the event loop of Python 3.12 and later for all connections, before it ends the lifespan.
-:func:`serve_until_told` is for ``pserve`` (``servers/``); ``testing/live.py`` uses
+:func:`serve_until_told` is for ``pserve`` (``servers/``); ``testing/live_servers.py`` uses
 :func:`cancel_others`. What Hypercorn does to a connection, whoever has started it, is in
 ``hypercorn.py``. The proofs are in ``tests/servers/test_pserve.py``.
 """
