@@ -12,6 +12,7 @@ import pytest
 
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from tests.support.channels import handled_by
 
 SECONDS = 20
 
@@ -162,8 +163,7 @@ async def test_what_is_published_of_an_overflow_comes_behind_what_is_being_deliv
             channels.backend.publish_many([("b", b"j99")])
 
     handler = Publishes()
-    logging.getLogger("pyramid_asgi_consumers").addHandler(handler)
-    try:
+    with handled_by(handler):
         async with channels.subscribe("a", max_queue=1), channels.subscribe("b") as events:
             numbers = [("a", b"j0"), *(("b", b"j%d" % number) for number in range(3))]
             channels.backend.publish_many([("a", b"j0"), *numbers])
@@ -172,8 +172,6 @@ async def test_what_is_published_of_an_overflow_comes_behind_what_is_being_deliv
                 found = [await asyncio.wait_for(events.__anext__(), SECONDS) for _ in range(4)]
                 assert [event.data for event in found] == [0, 1, 2, 99]
                 assert (await asyncio.wait_for(newcomer.__anext__(), SECONDS)).data == 99
-    finally:
-        logging.getLogger("pyramid_asgi_consumers").removeHandler(handler)
 
 
 async def test_a_log_handler_on_the_loop_publishes_in_order():
@@ -186,15 +184,12 @@ async def test_a_log_handler_on_the_loop_publishes_in_order():
                 raise StopIteration
 
     handler = Publishes()
-    logging.getLogger("pyramid_asgi_consumers").addHandler(handler)
-    try:
+    with handled_by(handler):
         async with channels.subscribe("a", max_queue=1), channels.subscribe("b") as events:
             numbers = [("a", b"j0"), *(("b", b"j%d" % number) for number in range(3))]
             channels.backend.publish_many([("a", b"j0"), *numbers])
             found = [await asyncio.wait_for(events.__anext__(), SECONDS) for _ in range(4)]
             assert [event.data for event in found] == [0, 1, 2, 99]
-    finally:
-        logging.getLogger("pyramid_asgi_consumers").removeHandler(handler)
 
 
 FORKS = """

@@ -1,7 +1,8 @@
 """What tests of channels do again and again."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import logging
+from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
 
 from pyramid_asgi_consumers.channels import Channels
@@ -52,6 +53,17 @@ def store(url, name, numbers, size=200):
     results = backend.publish_many([(name, encode([n, "x" * size])) for n in numbers])
     backend.blocking.pool.disconnect()
     return results
+
+
+@contextmanager
+def handled_by(handler):
+    """Have ``handler`` get what the package logs."""
+    logger = logging.getLogger("pyramid_asgi_consumers")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def logged(caplog, words):
