@@ -1,5 +1,8 @@
 """How log lines and errors show what others sent: on one line, bounded and escaped."""
 
+#: Seconds from one line to the next of what may go on and on.
+LOG_INTERVAL = 60.0
+
 MOST_CHARACTERS = 200
 MOST_OF_AN_ERROR = 500
 

@@ -9,13 +9,11 @@ from typing import Any
 
 from pyramid_asgi_consumers.channels.events import Gap, Item
 from pyramid_asgi_consumers.exceptions import SubscriptionOverflow
-from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.shown import LOG_INTERVAL, Shown
 
 log = logging.getLogger(__name__)
 
 OVERFLOWS = ("drop_oldest", "close")
-
-LOG_INTERVAL = 60.0
 
 
 class Overflows:

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pyramid_asgi_consumers.raised import carried
-from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.shown import LOG_INTERVAL, Shown
 
 log = logging.getLogger(__name__)
 
-# All threads may be busy for so many seconds before that is logged, and then at most so often.
+# All threads may be busy for so many seconds before that is logged.
 CROWDED = 0.2
-LOG_INTERVAL = 60.0
 
 Job = Callable[[], object]
 Result = TypeVar("Result")
