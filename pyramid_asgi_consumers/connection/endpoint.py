@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pyramid_asgi_consumers import quirks
@@ -125,7 +126,7 @@ class Endpoint:
         # Completes the scope and returns the headers that the consumer's answer gets besides its
         # own; or refuses, and returns None.
         try:
-            left = early.left
+            left: Callable[[], Awaitable[bool]] | None = early.left
             if not quirks.served_by(scope, None).tells_who_left_early or waits_for_leave(scope):
                 left = None
             outcome = await self.handshakes.admit(self.consumer, scope, left)

@@ -13,10 +13,14 @@ from pyramid_asgi_consumers.exceptions import (
     ClientDisconnected,
     WebSocketDisconnect,
 )
+from pyramid_asgi_consumers.headers import Headers
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.refusal import rendered
 
 log = logging.getLogger(__name__)
+
+#: What to refuse with: status, headers and body, as refuse() takes them.
+Response = tuple[int, Headers | None, bytes]
 
 
 class ClientGone(ClientDisconnected):
@@ -34,13 +38,14 @@ def unwrapped(error: BaseException) -> BaseException:
     """The one error that ``error`` stands for, where it is a group with one."""
     # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
     # client that has left, each may raise that.
+    one: Any = error
     while (
-        hasattr(error, "derive")
-        and hasattr(error, "exceptions")
-        and (len(error.exceptions) == 1 or error.split(WebSocketDisconnect)[1] is None)
+        hasattr(one, "derive")
+        and hasattr(one, "exceptions")
+        and (len(one.exceptions) == 1 or one.split(WebSocketDisconnect)[1] is None)
     ):
-        error = error.exceptions[0]
-    return error
+        one = one.exceptions[0]
+    return one
 
 
 def _was_raised_by(send: Any, sending: Any, error: OSError) -> bool:
@@ -67,7 +72,7 @@ def says_that_the_client_left(error: BaseException, send: Any, sending: Any) -> 
     )
 
 
-def response_of(consumer: Consumer, error: HTTPException) -> tuple[Any, ...]:
+def response_of(consumer: Consumer, error: HTTPException) -> Response:
     """Status, headers and body of the response that ``consumer`` has raised; what to refuse with.
 
     It may be one that cannot be sent, or made: that is logged, and becomes a 500.
@@ -76,4 +81,4 @@ def response_of(consumer: Consumer, error: HTTPException) -> tuple[Any, ...]:
         return rendered(error)
     except Exception:
         log.exception("%s raised a response that cannot be sent", consumer)
-        return (500,)
+        return 500, None, b""

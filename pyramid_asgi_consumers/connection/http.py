@@ -105,15 +105,15 @@ async def serve_http(
                 server.refused(send)
             raise
 
-    task = asyncio.current_task(turns.loop)
+    task: Any = asyncio.current_task(turns.loop)
     try:
         call, runs = separate(consumer.app(scope, watcher.receive, tracked), task)
         if is_own:
             watcher.watch(runs)
         try:
             await call
-        except (asyncio.CancelledError, StandIn) as error:
-            if not watcher.has_cancelled(error):
+        except (asyncio.CancelledError, StandIn) as stopped:
+            if not watcher.has_cancelled(stopped):
                 raise
         finally:
             # Tasks of the consumer's may go on.

@@ -122,7 +122,8 @@ class SenderWatcher(_Ending):
     async def _in_turn(self) -> Event:
         # A watcher has one task that waits, and servers have any number.
         async with self._turn:
-            return await self._watcher.receive()
+            # look() has made it.
+            return await self._watcher.receive()  # type: ignore[union-attr]
 
     async def noted(self, receive: Receive) -> Event:
         """Return what ``receive()`` does; note where the client has left."""
@@ -299,7 +300,8 @@ class RequestWatcher(_Ending):
             if not self._stopped and not self._waiting:
                 self._cancel()
             return
-        self._events.append(event)
+        # look() has made them.
+        self._events.append(event)  # type: ignore[union-attr]
         self._size += len(event.get("body", b""))
         if not self._stopped:
             self.look()

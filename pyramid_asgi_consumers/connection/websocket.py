@@ -12,6 +12,7 @@ from pyramid.httpexceptions import HTTPException
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.errors import (
     ClientGone,
+    Response,
     gone,
     response_of,
     says_that_the_client_left,
@@ -58,7 +59,7 @@ async def serve_websocket(
     sending: Any = None
     turns = shared.turns
     due = 0.0
-    watcher = None if watches else SenderWatcher(receive)
+    watcher: Any = None if watches else SenderWatcher(receive)
     asked: Any = None
 
     def kept_receive() -> Any:
@@ -132,9 +133,9 @@ async def serve_websocket(
         sending = give_way(send, message) if turns.missed(now) else send(message)
         return sending
 
-    denial: tuple[Any, ...] = (403,)
+    denial: Response = (403, None, b"")
     code = 1000
-    task = asyncio.current_task(turns.loop)
+    task: Any = asyncio.current_task(turns.loop)
     try:
         if watcher is None:
             await consumer.app(scope, receive, tracked)
@@ -144,8 +145,8 @@ async def serve_websocket(
             watcher.watch(runs)
             try:
                 await call
-            except (asyncio.CancelledError, StandIn) as error:
-                if not watcher.has_cancelled(error):
+            except (asyncio.CancelledError, StandIn) as stopped:
+                if not watcher.has_cancelled(stopped):
                     raise
                 raise ClientGone("The client has left") from None
             finally:
@@ -169,10 +170,10 @@ async def serve_websocket(
                 denial = response_of(consumer, error)
         elif isinstance(error, InvalidMessage | SubscriptionOverflow):
             log.warning("%s closes with %d: %s", consumer, error.close_code, Shown(error))
-            denial, code = (error.status,), error.close_code
+            denial, code = (error.status, None, b""), error.close_code
         else:
             context_of(error).run(partial(log.error, "%s failed", consumer, exc_info=error))
-            denial, code = (500,), 1011
+            denial, code = (500, None, b""), 1011
     if state == "connecting":
         await refuse(scope, send, *denial, server=server)
     elif state == "denying":
