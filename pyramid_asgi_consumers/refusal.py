@@ -44,8 +44,13 @@ async def refuse(
     ``websocket.close``, which servers turn into a bare 403.
     """
     if scope["type"] == "http":
-        with contextlib.suppress(OSError):
+        try:
             await _answer(scope, send, status, headers, body)
+        except OSError:
+            pass
+        except RuntimeError as error:
+            if not quirks.is_of_a_closed_transport(error):
+                raise
     else:
         with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
             await _deny(scope, send, status, headers, body, server)

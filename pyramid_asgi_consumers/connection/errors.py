@@ -9,6 +9,7 @@ from typing import Any
 
 from pyramid.httpexceptions import HTTPException
 
+from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.exceptions import (
     ClientDisconnected,
     WebSocketDisconnect,
@@ -48,7 +49,7 @@ def unwrapped(error: BaseException) -> BaseException:
     return one
 
 
-def _was_raised_by(send: Any, sending: Any, error: OSError) -> bool:
+def _was_raised_by(send: Any, sending: Any, error: BaseException) -> bool:
     # An OSError of the consumer's own (a database that is down) must not pass for a client that
     # left. Wrapping send in a coroutine would tell them apart at a price for every message; the
     # traceback tells it for nothing. What middleware has made of send may be any callable: there
@@ -68,7 +69,8 @@ def says_that_the_client_left(error: BaseException, send: Any, sending: Any) -> 
     ``send`` is the server's, ``sending`` what it returned last.
     """
     return isinstance(error, ClientGone | WebSocketDisconnect) or (
-        isinstance(error, OSError) and _was_raised_by(send, sending, error)
+        (isinstance(error, OSError) or quirks.is_of_a_closed_transport(error))
+        and _was_raised_by(send, sending, error)
     )
 
 

@@ -5,7 +5,8 @@
 ``granian.py``, ``hypercorn.py`` and ``uvicorn.py`` have a class each that says what that server
 does otherwise, with the version on which it was seen. Gunicorn's ``-k asgi`` has none. How servers
 describe a request differently is read in ``wsgi.environ``, where each is named with its version.
-``hypercorn_stopping.py`` is about the end of Hypercorn where this package runs it.
+``uvloop.py`` is about the event loop of several of them, ``hypercorn_stopping.py`` about the end
+of Hypercorn where this package runs it.
 
 The proofs are in ``tests/quirks``, a file per server too, and in ``tests/servers``, which run the
 servers themselves: ``test_around_servers.py`` with others around the application.
@@ -29,6 +30,7 @@ from pyramid_asgi_consumers.quirks.specification import (
     Server,
 )
 from pyramid_asgi_consumers.quirks.uvicorn import drain, put_before
+from pyramid_asgi_consumers.quirks.uvloop import is_of_a_closed_transport
 
 __all__ = [
     "CLIENT_WAS_FASTER",
@@ -38,6 +40,7 @@ __all__ = [
     "Server",
     "before_shutdown",
     "drain",
+    "is_of_a_closed_transport",
     "patience",
     "put_before",
     "served_by",

@@ -119,10 +119,9 @@ class WSGIBridge(WsgiToAsgi):
             return await fail(scope, send, False, error)
         try:
             await response.send_to(receive, send, server.paced)
-        except OSError as error:
-            if error is response.error and not isinstance(error, ClientDisconnected):
-                await fail(scope, send, response.sent, error, response.context, server)
-            else:
+        except Exception as error:
+            says_left = isinstance(error, OSError) or quirks.is_of_a_closed_transport(error)
+            if says_left and (error is not response.error or isinstance(error, ClientDisconnected)):
                 log.debug(
                     "The client left: %s %s",
                     Shown(scope["method"], quoted=False),
@@ -130,8 +129,8 @@ class WSGIBridge(WsgiToAsgi):
                 )
                 if not response.sent:
                     await answer_nobody(scope, send)
-        except Exception as error:
-            await fail(scope, send, response.sent, error, response.context, server)
+            else:
+                await fail(scope, send, response.sent, error, response.context, server)
 
     async def drain(self) -> None:
         """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""

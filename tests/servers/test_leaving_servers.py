@@ -99,6 +99,26 @@ def test_a_response_without_an_end_is_left(server, quiet, kind, path, how):
     wait_for_the_end(server, name)
 
 
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [("consumer", "/http_flood/"), ("view", "/endless?name=")],
+    ids=["consumer", "view"],
+)
+def test_a_response_without_an_end_is_left_by_who_has_asked_for_more(
+    server, quiet, kind, path, how
+):
+    # Servers read no more for now, and find out as they write.
+    name = f"{kind}-pipelined-{how}"
+    with clients.raw(server) as connection:
+        send_request(connection, path + name)
+        send_request(connection, "/")
+        clients.read_bytes(connection, MIB)
+        if how == "resets":
+            clients.leave(connection)
+    wait_for_the_end(server, name)
+
+
 @pytest.mark.parametrize("kind", [*FLOODS, "http_flood"])
 def test_a_flood_waits_for_a_slow_client(server, kind):
     name = f"{kind}-slow"
