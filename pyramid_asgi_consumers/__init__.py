@@ -15,7 +15,7 @@ from pyramid_asgi_consumers.exceptions import (
     WebSocketDisconnect,
     WrongMessageKind,
 )
-from pyramid_asgi_consumers.handshake.exchange import run_in_request
+from pyramid_asgi_consumers.handshake.handshakes import run_in_request
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.websocket.face import WebSocket
 from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge

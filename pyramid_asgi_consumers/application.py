@@ -10,7 +10,7 @@ from zope.interface import implementer
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
-from pyramid_asgi_consumers.handshake.exchange import Handshakes
+from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
 from pyramid_asgi_consumers.lifespan import Lifespan

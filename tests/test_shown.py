@@ -65,7 +65,8 @@ OWN = {
     "connection/http.py": {"consumer"},
     "connection/leaving.py": {"name"},
     "connection/websocket.py": {"consumer"},
-    "handshake/exchange.py": {"', the '.join(declared)", "consumer"},
+    "handshake/exchange.py": {"', the '.join(declared)"},
+    "handshake/handshakes.py": {"consumer"},
     "application.py": {"kind", "reason"},
     # Where a task waits is the name of a function and of its file.
     "lifespan.py": {"phase", "stubborn.place(self.task)"},

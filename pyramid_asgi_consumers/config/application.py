@@ -16,7 +16,7 @@ from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
-from pyramid_asgi_consumers.handshake.exchange import Handshakes
+from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IHandshakes, ILifespanFactories
 from pyramid_asgi_consumers.lifespan import Lifespan

@@ -21,8 +21,8 @@ from pyramid_asgi_consumers.handshake.exchange import (
     NO_CONSUMER,
     ExchangeRoutesMapper,
     exchange_view,
-    run_in_request,
 )
+from pyramid_asgi_consumers.handshake.handshakes import run_in_request
 from pyramid_asgi_consumers.interfaces import IConsumerMapper, IGuards
 from pyramid_asgi_consumers.mapper import Consumer
 

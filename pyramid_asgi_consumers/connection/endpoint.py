@@ -14,7 +14,7 @@ from pyramid_asgi_consumers.exceptions import (
     ClientDisconnected,
 )
 from pyramid_asgi_consumers.handshake.early import EarlyEvents, waits_for_leave
-from pyramid_asgi_consumers.handshake.exchange import ADMISSION, Handshakes, Refusal
+from pyramid_asgi_consumers.handshake.handshakes import ADMISSION, Handshakes, Refusal
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.headers import Headers
 from pyramid_asgi_consumers.mapper import Consumer

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from pyramid_asgi_consumers.handshake.exchange import current_handshakes
+from pyramid_asgi_consumers.handshake.handshakes import current_handshakes
 from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.testing import timeouts
 from pyramid_asgi_consumers.testing.connection import Connection, Message

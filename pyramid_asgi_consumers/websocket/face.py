@@ -20,7 +20,7 @@ from webob.headers import ResponseHeaders
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
-from pyramid_asgi_consumers.handshake.exchange import run_in_request
+from pyramid_asgi_consumers.handshake.handshakes import run_in_request
 from pyramid_asgi_consumers.refusal import refuse, rendered
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.websocket.relay import Relay
