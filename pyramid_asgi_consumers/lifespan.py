@@ -297,7 +297,12 @@ async def running(app: Callable[..., Awaitable[None]]) -> AsyncIterator[dict[str
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _answer(task, to_app, from_app, phase):
+async def _answer(
+    task: "asyncio.Task[Any]",
+    to_app: "asyncio.Queue[dict[str, Any]]",
+    from_app: "asyncio.Queue[dict[str, Any]]",
+    phase: str,
+) -> dict[str, Any] | None:
     # None where the application ends without an answer.
     to_app.put_nowait({"type": f"lifespan.{phase}"})
     answer = asyncio.ensure_future(from_app.get())

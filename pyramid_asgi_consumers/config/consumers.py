@@ -4,8 +4,10 @@ import builtins
 import functools
 import inspect
 import re
+from typing import Any, TypeVar
 
 import venusian
+from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_guard
@@ -16,6 +18,8 @@ from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
 from pyramid_asgi_consumers.websocket.face import WebSocketFunction
 
 PROTOCOLS = ("websocket", "http")
+
+Wrapped = TypeVar("Wrapped")
 
 
 def add_asgi_consumer(
@@ -173,15 +177,22 @@ class asgi_consumer_config:
     Takes the same arguments but ``callable``; found by ``config.scan()``.
     """
 
-    def __init__(self, path, protocol, _depth=0, _category="pyramid", **settings):
+    def __init__(
+        self,
+        path: str,
+        protocol: str,
+        _depth: int = 0,
+        _category: str = "pyramid",
+        **settings: Any,
+    ) -> None:
         self.path = path
         self.protocol = protocol
         self.depth = _depth
         self.category = _category
         self.settings = settings
 
-    def __call__(self, wrapped):
-        def callback(context, name, ob):
+    def __call__(self, wrapped: Wrapped) -> Wrapped:
+        def callback(context: Any, name: str, ob: Any) -> None:
             config = context.config.with_package(info.module)
             self.declare(config, ob, **self.settings, _info=codeinfo)
 
@@ -189,7 +200,7 @@ class asgi_consumer_config:
         codeinfo = info.codeinfo
         return wrapped
 
-    def declare(self, config, ob, **arguments):
+    def declare(self, config: Configurator, ob: Any, **arguments: Any) -> None:
         config.add_asgi_consumer(self.path, self.protocol, ob, **arguments)
 
 
@@ -199,10 +210,12 @@ class websocket_config(asgi_consumer_config):
     Takes the same arguments but ``func``; found by ``config.scan()``.
     """
 
-    def __init__(self, path, _depth=0, _category="pyramid", **settings):
+    def __init__(
+        self, path: str, _depth: int = 0, _category: str = "pyramid", **settings: Any
+    ) -> None:
         super().__init__(path, "websocket", _depth, _category, **settings)
 
-    def declare(self, config, ob, **arguments):
+    def declare(self, config: Configurator, ob: Any, **arguments: Any) -> None:
         config.add_websocket(self.path, ob, **arguments)
 
 

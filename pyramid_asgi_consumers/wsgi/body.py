@@ -11,6 +11,8 @@ from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDi
 # Up to so many bytes stay in memory; what is longer goes to a temporary file.
 MEMORY = 512 * 1024
 
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
 
 def has_no_body(scope: Mapping[str, Any]) -> bool:
     """Whether a GET or HEAD request declares none, so that there is nothing to wait for.
@@ -26,9 +28,7 @@ def has_no_body(scope: Mapping[str, Any]) -> bool:
     return True
 
 
-async def read_body(
-    receive: Callable[[], Awaitable[dict]], length: int | None, limit: int
-) -> tuple[BinaryIO, int]:
+async def read_body(receive: Receive, length: int | None, limit: int) -> tuple[BinaryIO, int]:
     """Read a request's body to its end; return it as a file at its start, and its size in bytes.
 
     ``length`` is what the request declares as its Content-Length, None where it declares none;
@@ -48,7 +48,9 @@ async def read_body(
     return await _read_on(message, receive, length, limit)
 
 
-async def _read_on(message, receive, length, limit):
+async def _read_on(
+    message: dict[str, Any], receive: Receive, length: int | None, limit: int
+) -> tuple[BinaryIO, int]:
     loop = asyncio.get_running_loop()
     file: BinaryIO | None = None
     size = 0

@@ -294,7 +294,9 @@ class Settler:
             set_outcome(self._waiting.popleft(), None, None)
 
 
-def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args) -> bool:
+def call_soon(
+    loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object
+) -> bool:
     """``loop.call_soon_threadsafe`` that returns False where the loop has closed meanwhile."""
     try:
         loop.call_soon_threadsafe(callback, *args)
@@ -318,7 +320,7 @@ def job_for(future: asyncio.Future[Result], function: Callable[..., Result], *ar
     return job
 
 
-def set_outcome(future: asyncio.Future, result: object, error: BaseException | None) -> None:
+def set_outcome(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
     """Give ``future`` its outcome, unless it was cancelled meanwhile."""
     if future.done():
         return
