@@ -234,9 +234,9 @@ def subprotocols(scope: Mapping[str, Any]) -> list[str]:
     gives that list, and no such header.
     """
     lines = [value for name, value in scope["headers"] if name.lower() == SUBPROTOCOL_HEADER]
+    names = [name.strip() for line in lines for name in line.decode("latin-1").split(",")]
     if not lines:
-        return list(scope.get("subprotocols") or ())
-    names = (name.strip() for line in lines for name in line.decode("latin-1").split(","))
+        names = scope.get("subprotocols") or ()
     return [name for name in names if name]
 
 

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from pyramid_asgi_consumers.exceptions import BadRequest
 from pyramid_asgi_consumers.wsgi import environ as environ_module
-from pyramid_asgi_consumers.wsgi.environ import build_environ, is_text, origin_form, split_root_path
+from pyramid_asgi_consumers.wsgi.environ import (
+    build_environ,
+    is_text,
+    origin_form,
+    split_root_path,
+    subprotocols,
+)
 
 modest = settings(deadline=None, max_examples=100)
 
@@ -560,3 +566,14 @@ def test_any_scope_is_a_bad_request_or_a_valid_environ(make_scope, path, headers
             key.encode("latin-1")
             value.encode("latin-1")
     check_environ({**environ, "wsgi.input": io.BytesIO()})
+
+
+# What a websocket's client offers.
+
+
+def test_what_has_no_name_is_no_subprotocol():
+    header = (b"sec-websocket-protocol", b",, a , b")
+    assert subprotocols(websocket_scope(headers=[header])) == ["a", "b"]
+    # Uvicorn with wsproto gives no header.
+    assert subprotocols(websocket_scope(subprotocols=["", "", "a", "b"])) == ["a", "b"]
+    assert subprotocols(websocket_scope()) == []
