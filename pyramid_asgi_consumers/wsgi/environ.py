@@ -236,7 +236,7 @@ def subprotocols(scope: Mapping[str, Any]) -> list[str]:
     lines = [value for name, value in scope["headers"] if name.lower() == SUBPROTOCOL_HEADER]
     names = [name.strip() for line in lines for name in line.decode("latin-1").split(",")]
     if not lines:
-        names = scope.get("subprotocols") or ()
+        names = list(scope.get("subprotocols") or ())
     return [name for name in names if name]
 
 
