@@ -42,9 +42,11 @@ class Server:
     def __init__(self, stays, error):
         self.stays = stays
         self.error = error
+        self.events = asyncio.Queue()
+        self.events.put_nowait(CONNECT)
 
     async def receive(self):
-        return CONNECT
+        return await self.events.get()
 
     async def send(self, message):
         if not self.stays:
