@@ -121,7 +121,10 @@ class WSGIBridge(WsgiToAsgi):
             await response.send_to(receive, send, server.paced)
         except Exception as error:
             says_left = isinstance(error, OSError) or quirks.is_of_a_closed_transport(error)
-            if says_left and (error is not response.error or isinstance(error, ClientDisconnected)):
+            is_own = error is response.error and not isinstance(error, ClientDisconnected)
+            if is_own or not says_left:
+                await fail(scope, send, response.sent, error, response.context, server)
+            else:
                 log.debug(
                     "The client left: %s %s",
                     Shown(scope["method"], quoted=False),
@@ -129,8 +132,6 @@ class WSGIBridge(WsgiToAsgi):
                 )
                 if not response.sent:
                     await answer_nobody(scope, send)
-            else:
-                await fail(scope, send, response.sent, error, response.context, server)
 
     async def drain(self) -> None:
         """Wait until no view runs, at most ``shutdown_timeout`` seconds; then cancel async ones."""
