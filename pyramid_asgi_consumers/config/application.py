@@ -13,6 +13,7 @@ from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.channels import channels_of
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.config.coroutines import refuse_coroutine_functions
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
@@ -46,6 +47,7 @@ def make_asgi_app(config, wsgi_app=None):
         config.commit()
     config.registry.getUtility(IRoutesMapper).served = True
     _check_route_names(config)
+    refuse_coroutine_functions(config)
     _warn_of_open_doors(config)
     _warn_of_held_connections(config.registry)
     _warn_of_islands(config)

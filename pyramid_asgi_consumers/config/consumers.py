@@ -11,7 +11,11 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_guard
-from pyramid_asgi_consumers.config.shapes import EXPECTED, single_callable
+from pyramid_asgi_consumers.config.shapes import (
+    EXPECTED,
+    is_coroutine_function,
+    single_callable,
+)
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
@@ -85,6 +89,12 @@ def add_asgi_consumer(
     factory = config.maybe_dotted(factory)
     if factory is not None and not builtins.callable(factory):
         raise wrong("factory", "a root factory, its dotted name or None", factory)
+    if is_coroutine_function(factory):
+        raise ConfigurationError(
+            f"add_asgi_consumer: the factory of {path!r} must be def, not async: {factory!r}."
+            " Nobody awaits what it returns, so it would check nothing: make it def, or do what is"
+            " async in the consumer"
+        )
     for argument in sorted(predicates.keys() & NOT_PREDICATES):
         raise ConfigurationError(
             f"add_asgi_consumer: {argument}={predicates[argument]!r} is not for a consumer to set"

@@ -65,10 +65,19 @@ def _meant(app: Any, names: list[str]) -> str:
 
 def is_async(app: Any) -> bool:
     """Whether a call of ``app`` surely returns a coroutine."""
-    while isinstance(app, functools.partial):
-        app = app.func
-    app = inspect.unwrap(app)
-    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__)
+    return is_coroutine_function(inspect.unwrap(_without_partial(app)))
+
+
+def is_coroutine_function(function: Any) -> bool:
+    """Whether ``function`` itself is async; what it wraps may be, and be run by it."""
+    function = _without_partial(function)
+    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+
+
+def _without_partial(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def _returns_nothing(app: Any) -> bool:

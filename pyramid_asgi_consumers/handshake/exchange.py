@@ -8,7 +8,7 @@ stations. What sends it is in ``handshakes``.
 import contextvars
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from pyramid.httpexceptions import HTTPServerError, status_map
@@ -72,8 +72,13 @@ class Exchange:
         return True
 
     def answer(self, context: Any, request: Request) -> Response:
-        """Do the work; return the response that tells so."""
+        """Do the work; return the response that tells so.
+
+        Raises TypeError for a context that would have to be awaited.
+        """
         try:
+            if isinstance(context, Awaitable):
+                raise _not_awaited(context)
             self.result = self.work(context, request)
         except BaseException as error:
             self.error = error
@@ -163,6 +168,16 @@ class ExchangeRoutesMapper:
             if not (is_served and consumer.protocol == "websocket")
         ]
         return routes + [route for route in own if route is not None]
+
+
+def _not_awaited(context: Any) -> TypeError:
+    # It is a coroutine as a rule, which would warn that it was never awaited.
+    if hasattr(context, "close"):
+        context.close()
+    return TypeError(
+        f"The context must not be awaitable: {context!r}. Nobody awaits it: make its factory def,"
+        " or do what is async in the consumer"
+    )
 
 
 def exchange_view(app: Any) -> Callable[[Any, Request], Response]:
