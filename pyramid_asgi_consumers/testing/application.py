@@ -111,8 +111,9 @@ class TestApp(webtest.TestApp):
         with the requests of this ``TestApp``, both ways.
 
         Views of the websocket (its handshake, ``run_in_request``) run in the thread of the test
-        while it waits, for this or anything else of the ``TestApp``. Use the websocket in the
-        thread that has opened it.
+        while it waits, for this or anything else of any ``TestApp``: so several users, each with a
+        ``TestApp`` of their own, may be in one test. Use the websocket in the thread that has
+        opened it.
 
         The end of the block closes the websocket and waits for the consumer to end. Where the block
         raises, the consumer is cancelled.

@@ -2,9 +2,10 @@
 
 :class:`LoopThread` answers how the thread of a test and that of the loop work together. The loop's
 thread changes what threads wait for by :meth:`LoopThread.tell` only. A thread of a test waits in
-:meth:`LoopThread.wait` only, and there it runs the jobs that the application has for it.
-It knows nothing of applications: ``server.py`` has the one that runs on it, ``call.py`` a call of
-that, and ``threads.py`` says which jobs come to a thread.
+:meth:`LoopThread.wait` only, and there it runs the jobs that applications have for it, those of
+all loops, as what it waits for may depend on them. It knows nothing of applications: ``server.py``
+has the one that runs on it, ``call.py`` a call of that, and ``threads.py`` says which jobs come to
+a thread.
 """
 
 import _socket
@@ -20,20 +21,34 @@ from pyramid_asgi_consumers.testing import timeouts
 
 #: What a thread of a test is to run.
 Job = Callable[[], object]
+#: The jobs of a thread, each with the loop that it is from.
+Jobs = deque[tuple["LoopThread", Job]]
+
+# One for all loops: a thread waits for its jobs, too, and those may come from any of them.
+_NEWS = threading.Condition()
+
+
+class _Own(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.jobs: Jobs = deque()
+
+
+_OWN = _Own()
 
 
 class LoopThread:
     """Runs an event loop in a thread, from its making until :meth:`close`.
 
     :meth:`jobs`, :meth:`wait` and :meth:`close` are for the threads of tests, of which there may be
-    several at once; :meth:`tell` is for all.
+    several at once; :meth:`leave` and :meth:`tell` are for all.
     """
 
     def __init__(self) -> None:
         self.loop = _new_event_loop()
-        self._news = threading.Condition()
-        self._jobs: dict[int, deque[Job]] = {}
         self._has_ended = False
+        self._is_closed = False
         # A task of the application has raised it, and the event loop has obeyed.
         self._interrupt: BaseException | None = None
         # Tasks that went on when they were cancelled at the end.
@@ -41,15 +56,20 @@ class LoopThread:
         self._thread = threading.Thread(target=self._work, name="testapp", daemon=True)
         self._thread.start()
 
-    def jobs(self) -> "deque[Job]":
-        """Those for the calling thread, which :meth:`wait` runs there."""
-        return self._jobs.setdefault(threading.get_ident(), deque())
+    @staticmethod
+    def jobs() -> Jobs:
+        """Those for the calling thread, which :meth:`wait` of any loop runs there."""
+        return _OWN.jobs
+
+    def leave(self, job: Job, jobs: Jobs) -> None:
+        """Have the thread of ``jobs`` run ``job``, unless :meth:`close` comes first."""
+        self.tell(jobs.append, (self, job))
 
     def tell(self, change: Callable[..., object], *args: object) -> None:
         """Make a change that threads may wait for."""
-        with self._news:
+        with _NEWS:
             change(*args)
-            self._news.notify_all()
+            _NEWS.notify_all()
 
     def wait(self, until: Callable[[], object], timeout: float | None = None) -> bool:
         """Do the calling thread's jobs until ``until()`` is true; return whether it is.
@@ -61,9 +81,9 @@ class LoopThread:
         jobs = self.jobs()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            with self._news:
+            with _NEWS:
                 left = None if deadline is None else deadline - time.monotonic()
-                self._news.wait_for(lambda: until() or jobs or self._interrupt is not None, left)
+                _NEWS.wait_for(lambda: until() or jobs or self._interrupt is not None, left)
                 if self._interrupt is not None:
                     interrupt, self._interrupt = self._interrupt, None
                     raise interrupt
@@ -71,7 +91,10 @@ class LoopThread:
                     return True
                 if not jobs:
                     return False
-                job = jobs.popleft()
+                source, job = jobs.popleft()
+            # Nobody waits any more for what is left from a loop that has ended.
+            if source._is_closed:
+                continue
             began = time.monotonic()
             job()
             if deadline is not None:
@@ -83,7 +106,11 @@ class LoopThread:
         Raises TimeoutError where that takes more than 10 seconds.
         """
         self.loop.call_soon_threadsafe(self.loop.stop)
-        if self.wait(lambda: self._has_ended, 2 * timeouts.TIMEOUT):
+        try:
+            has_ended = self.wait(lambda: self._has_ended, 2 * timeouts.TIMEOUT)
+        finally:
+            self._is_closed = True
+        if has_ended:
             self._thread.join()
             left = self._stubborn
         else:

@@ -18,7 +18,7 @@ class CallingThreads(ThreadPool):
 
     def submit(self, job: Callable[[], object]) -> None:
         call = current_call.get()
-        call.thread.tell(call.jobs.append, job)
+        call.thread.leave(job, call.jobs)
 
     async def drain(self, timeout: float) -> bool:
         # That thread waits for them itself.

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from pyramid_asgi_consumers.testing import TestApp, timeouts
+from pyramid_asgi_consumers.testing.loop import LoopThread
 from tests.testing.applications import accept, http_app, make, ok
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
@@ -20,7 +21,7 @@ def test_a_thread_that_waits_runs_its_jobs(thread):
     def job():
         done.append(threading.current_thread())
 
-    thread.loop.call_soon_threadsafe(thread.tell, jobs.append, job)
+    thread.loop.call_soon_threadsafe(thread.leave, job, jobs)
     assert thread.wait(lambda: done)
     assert done == [threading.current_thread()]
 
@@ -32,6 +33,36 @@ def test_each_thread_has_its_own_jobs(thread):
     other.join(20)
     assert thread.jobs() is mine
     assert others[0] is not mine
+
+
+def test_a_job_for_a_thread_that_has_ended_is_run_by_no_other(thread):
+    jobs, ran, waited = [], [], []
+    first = threading.Thread(target=lambda: jobs.append(thread.jobs()))
+    first.start()
+    first.join(20)
+    thread.leave(lambda: ran.append(True), jobs[0])
+    # It may get the identity of the first.
+    second = threading.Thread(target=lambda: waited.append(thread.wait(lambda: ran, 0.01)))
+    second.start()
+    second.join(20)
+    assert waited == [False]
+    assert not thread.wait(lambda: ran, 0.01)
+
+
+def test_a_thread_runs_its_jobs_whichever_loop_it_waits_for(thread):
+    other, ran = LoopThread(), []
+    other.loop.call_soon_threadsafe(other.leave, lambda: ran.append(True), other.jobs())
+    assert thread.wait(lambda: ran, 20)
+    other.close()
+
+
+def test_a_job_that_is_left_from_a_loop_that_is_closed_is_dropped(thread):
+    other, ran = LoopThread(), []
+    other.close()
+    other.leave(lambda: ran.append("other"), other.jobs())
+    thread.leave(lambda: ran.append("thread"), thread.jobs())
+    assert thread.wait(lambda: ran, 20)
+    assert ran == ["thread"]
 
 
 def test_a_thread_waits_no_longer_than_it_says(thread):
