@@ -14,6 +14,7 @@ from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_
 from pyramid_asgi_consumers.config.shapes import (
     EXPECTED,
     is_coroutine_function,
+    meant,
     single_callable,
 )
 from pyramid_asgi_consumers.handshake.origins import OriginRule
@@ -56,10 +57,11 @@ def add_asgi_consumer(
     Raises ConfigurationError that names the argument and its value.
     """
 
+    is_function = isinstance(callable, WebSocketFunction)
+    directive = "add_websocket" if is_function else "add_asgi_consumer"
+
     def wrong(argument, expected, value):
-        return ConfigurationError(
-            f"add_asgi_consumer: {argument} must be {expected}, not {value!r}"
-        )
+        return ConfigurationError(f"{directive}: {argument} must be {expected}, not {value!r}")
 
     if not isinstance(path, str):
         raise wrong("path", "a str", path)
@@ -72,18 +74,22 @@ def add_asgi_consumer(
         raise ConfigurationError(
             f"add_asgi_consumer: callable must be {EXPECTED}, not {error}"
         ) from None
-    shown = app.func if isinstance(app, WebSocketFunction) else app
+    shown = app.func if is_function else app
     if origins is not None and protocol == "http":
         raise ConfigurationError(
-            f"add_asgi_consumer: origins={origins!r} is for websockets only, and protocol is"
+            f"{directive}: origins={origins!r} is for websockets only, and protocol is"
             " 'http': there CORS headers say who reads the answer, and require_csrf guards a POST"
         )
+    given = origins
     if isinstance(origins, str):
         origins = origins.split()
     try:
         OriginRule(origins or ())
     except (ValueError, TypeError, AttributeError) as error:
-        raise wrong("origins", f"a list of origins ({error})", origins) from None
+        what = "the str " if isinstance(given, str) else ""
+        raise ConfigurationError(
+            f"{directive}: origins must be a list of origins ({error}), not {what}{given!r}"
+        ) from None
     if name is not None and not (isinstance(name, str) and name):
         raise wrong("name", "a route name or None", name)
     factory = config.maybe_dotted(factory)
@@ -91,13 +97,15 @@ def add_asgi_consumer(
         raise wrong("factory", "a root factory, its dotted name or None", factory)
     if is_coroutine_function(factory):
         raise ConfigurationError(
-            f"add_asgi_consumer: the factory of {path!r} must be def, not async: {factory!r}."
+            f"{directive}: the factory of {path!r} must be def, not async: {factory!r}."
             " Nobody awaits what it returns, so it would check nothing: make it def, or do what is"
             " async in the consumer"
         )
     for argument in sorted(predicates.keys() & NOT_PREDICATES):
+        instead = ": websocket.send_json() sends JSON" if argument == "renderer" else ""
         raise ConfigurationError(
-            f"add_asgi_consumer: {argument}={predicates[argument]!r} is not for a consumer to set"
+            f"{directive}: {argument}={predicates[argument]!r} is not for a consumer to set"
+            + (instead if is_function else "")
         )
     if max_connections is not None and (type(max_connections) is not int or max_connections < 1):
         raise wrong("max_connections", "a positive int or None", max_connections)
@@ -145,6 +153,9 @@ def add_websocket(config, path, func, **arguments):
 
     Raises ConfigurationError that names the argument and its value.
     """
+    if not isinstance(path, str):
+        swapped = ": the path comes first, then the function" if callable(path) else ""
+        raise ConfigurationError(f"add_websocket: path must be a str, not {path!r}{swapped}")
     resolved = config.maybe_dotted(func)
     problem = None
     if not callable(resolved) or inspect.isclass(resolved):
@@ -154,7 +165,9 @@ def add_websocket(config, path, func, **arguments):
     elif not _takes_one_argument(resolved):
         problem = "a function of one argument, the websocket"
     if problem is not None:
-        raise ConfigurationError(f"add_websocket: func must be {problem}, not {func!r}")
+        raise ConfigurationError(
+            f"add_websocket: func must be {problem}, not {func!r}{meant(resolved, 'add_websocket')}"
+        )
     app = WebSocketFunction(resolved, config.object_description(resolved))
     config.add_asgi_consumer(path, "websocket", app, **arguments)
 
@@ -184,8 +197,12 @@ def prefixed(config, path):
 class asgi_consumer_config:
     """Declare the decorated ASGI application with :func:`add_asgi_consumer`.
 
-    Takes the same arguments but ``callable``; found by ``config.scan()``.
+    Takes the same arguments but ``callable``; found by ``config.scan()``. Raises TypeError where
+    ``path`` is no str, as where the parentheses were forgotten.
     """
+
+    #: What is to stand in the parentheses.
+    takes = "path, protocol"
 
     def __init__(
         self,
@@ -195,6 +212,11 @@ class asgi_consumer_config:
         _category: str = "pyramid",
         **settings: Any,
     ) -> None:
+        # It is the function itself where the parentheses were forgotten.
+        if not isinstance(path, str):
+            raise TypeError(
+                f"@{type(self).__name__}({self.takes}): path must be a str, not {path!r}"
+            )
         self.path = path
         self.protocol = protocol
         self.depth = _depth
@@ -217,8 +239,11 @@ class asgi_consumer_config:
 class websocket_config(asgi_consumer_config):
     """Declare the decorated ``async def func(websocket)`` with :func:`add_websocket`.
 
-    Takes the same arguments but ``func``; found by ``config.scan()``.
+    Takes the same arguments but ``func``; found by ``config.scan()``. Raises TypeError where
+    ``path`` is no str, as where the parentheses were forgotten.
     """
+
+    takes = "path"
 
     def __init__(
         self, path: str, _depth: int = 0, _category: str = "pyramid", **settings: Any

@@ -1,18 +1,22 @@
 """What a guarded consumer adds to Pyramid: a route and a view for its handshakes."""
 
+import inspect
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from types import MethodType
 from typing import Any
 
-from pyramid.exceptions import ConfigurationExecutionError
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError, ConfigurationExecutionError
 from pyramid.interfaces import (
     PHASE1_CONFIG,
     PHASE2_CONFIG,
     PHASE3_CONFIG,
     IDefaultPermission,
     IRoutesMapper,
+    IViewDerivers,
 )
 from pyramid.security import NO_PERMISSION_REQUIRED
 
@@ -53,6 +57,9 @@ NOT_PREDICATES = frozenset(
 # Arguments of add_route that are no predicates.
 ROUTE_OPTIONS = frozenset(("pregenerator", "use_global_views"))
 
+# Arguments of add_asgi_consumer that are neither.
+OWN_ARGUMENTS = frozenset(("factory", "max_connections", "name", "origins", "permission"))
+
 
 @dataclass
 class Guard:
@@ -87,6 +94,7 @@ class Guard:
         config.route_prefix = None
         name = self.name or f"{self.consumer.protocol}:{self.consumer.path}"
         route_only = _predicate_names(config, "route") - _predicate_names(config, "view")
+        self._check_keywords(config)
         for_route = self.predicates.keys() & (route_only | ROUTE_OPTIONS)
         config.add_route(
             name,
@@ -107,6 +115,23 @@ class Guard:
         if config.introspection:
             config.action(None, self._relate, order=RELATE_ORDER)
         return replace(self.consumer, route_name=name)
+
+    def _check_keywords(self, config: Any) -> None:
+        # A subclass may take more.
+        if type(config).add_view is not Configurator.add_view:
+            return
+        known = {*inspect.signature(Configurator.add_view).parameters, *ROUTE_OPTIONS}
+        known |= _predicate_names(config, "route") | _predicate_names(config, "view")
+        for deriver in config.registry.getUtility(IViewDerivers).values():
+            known.update(getattr(deriver, "options", ()))
+        for keyword in sorted(self.predicates.keys() - known):
+            candidates = known - NOT_PREDICATES - {"self"} | OWN_ARGUMENTS
+            near = get_close_matches(keyword, sorted(candidates), 1)
+            raise ConfigurationError(
+                f"{self.consumer}: {keyword}={self.predicates[keyword]!r} is no argument of a"
+                " consumer, no predicate and no view option"
+                + "".join(f"; did you mean {each}?" for each in near)
+            )
 
     def _relate(self) -> None:
         introspector = self.config.introspector

@@ -37,7 +37,7 @@ def single_callable(app: Any) -> Any:
         _instances_are_called(app) if inspect.isclass(app) else names[0] == "scope"
     ):
         return guarantee_single_callable(app)
-    raise TypeError(f"{app!r}, which takes {signature}{_meant(app, names)}")
+    raise TypeError(f"{app!r}, which takes {signature}{meant(app, 'add_asgi_consumer')}")
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:
@@ -52,11 +52,21 @@ def _instances_are_called(cls: type) -> bool:
     return any("__call__" in vars(base) for base in cls.__mro__)
 
 
-def _meant(app: Any, names: list[str]) -> str:
-    # What the first guess of a Pyramid developer may have been.
+def meant(app: Any, directive: str) -> str:
+    """What ``app``, which is nothing for ``directive``, is instead; empty where nothing tells.
+
+    That is what the first guess of a Pyramid developer may have been.
+    """
+    try:
+        names = list(inspect.signature(app).parameters)
+    except (TypeError, ValueError):
+        return ""
     if names[-1:] == ["request"]:
         return ": a view is declared with add_view"
-    if len(names) == 1 and is_async(app):
+    if directive == "add_websocket":
+        if names[:1] == ["scope"]:
+            return ": an ASGI application is declared with add_asgi_consumer"
+    elif len(names) == 1 and is_async(app):
         return ": a function of a websocket is declared with add_websocket"
     if len(names) == 2 and names[1] == "start_response":
         return ": a WSGI application is no ASGI application"

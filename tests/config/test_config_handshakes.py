@@ -279,12 +279,6 @@ def test_a_name_that_a_page_has_is_a_conflict(config):
     assert line_of(test_a_name_that_a_page_has_is_a_conflict, '"/x"') in str(raised.value)
 
 
-def test_a_predicate_that_does_not_exist_is_named(config):
-    config.add_asgi_consumer("/y", "websocket", consumer, no_such=1)
-    with pytest.raises(ConfigurationError, match="{'no_such': 1}"):
-        config.make_asgi_app()
-
-
 def test_what_a_view_refuses_is_reported_at_its_line(config):
     config.add_asgi_consumer("/x", "websocket", other, permission="open")
     config.add_asgi_consumer("/y", "websocket", consumer, request_type="no_such.module")
@@ -308,6 +302,43 @@ def test_what_a_view_refuses_is_reported_at_its_line(config):
 def test_what_is_not_for_a_consumer_to_set_is_refused_at_once(config, argument, value):
     with pytest.raises(ConfigurationError, match=f"^add_asgi_consumer: {argument}="):
         config.add_asgi_consumer("/x", "websocket", consumer, **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("keyword", "near"),
+    [("orgins", "origins"), ("request_methd", "request_method"), ("require_crsf", "require_csrf")],
+)
+def test_a_misspelt_keyword_is_named_with_its_consumer_and_the_nearest(config, keyword, near):
+    config.add_asgi_consumer("/x", "websocket", consumer, **{keyword: "any"})
+    with pytest.raises(ConfigurationError) as caught:
+        config.make_asgi_app()
+    assert (
+        f"websocket consumer /x (function {__name__}.consumer): {keyword}='any' is no argument of a"
+        f" consumer, no predicate and no view option; did you mean {near}?"
+    ) in str(caught.value)
+    assert line_of(test_a_misspelt_keyword_is_named_with_its_consumer_and_the_nearest, "**{") in (
+        str(caught.value)
+    )
+
+
+def test_a_keyword_like_none_is_named_alone(config):
+    config.add_asgi_consumer("/x", "websocket", consumer, zzz=5)
+    with pytest.raises(ConfigurationError, match="zzz=5 is no .* and no view option\\n"):
+        config.make_asgi_app()
+
+
+def test_a_subclass_of_configurator_may_take_more():
+    class Taking(Configurator):
+        def add_view(self, *args, audit=None, **arguments):
+            seen.append(audit)
+            super().add_view(*args, **arguments)
+
+    seen = []
+    config = Taking()
+    config.include("pyramid_asgi_consumers")
+    config.add_asgi_consumer("/x", "websocket", consumer, audit="all")
+    assert config.make_asgi_app()
+    assert seen[-1] == "all"
 
 
 @pytest.mark.parametrize(("argument", "value"), [("name", ""), ("name", 5), ("factory", 5)])

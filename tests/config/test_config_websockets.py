@@ -7,8 +7,10 @@ from types import ModuleType
 
 import pytest
 from pyramid.exceptions import ConfigurationConflictError
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
 
-from pyramid_asgi_consumers import websocket_config
+from pyramid_asgi_consumers import asgi_consumer_config, websocket_config
 from pyramid_asgi_consumers.exceptions import ConfigurationError
 from tests.support.asgi import CONNECT, run, websocket_scope
 from tests.support.events import text
@@ -113,6 +115,15 @@ async def test_what_can_be_a_function(func):
     assert (await serve(func))[1]["text"] == "{}"
 
 
+class View:
+    def __init__(self, request):
+        """A class of views."""
+
+
+async def application(scope, receive, send):
+    """An ASGI application."""
+
+
 @pytest.mark.parametrize(
     ("func", "message"),
     [
@@ -124,9 +135,59 @@ async def test_what_can_be_a_function(func):
         ),
         (functools.partial(lambda websocket: decorated(websocket)), "must be async"),
         (print, "must be async"),
-        (run, "must be a function of one argument, the websocket, not <function run"),
+        (run, "must be a function of one argument, the websocket, not <function run .*>$"),
+        (lambda request: None, "must be async .*>: a view is declared with add_view$"),
+        (lambda context, request: None, "must be async .*>: a view is declared with add_view$"),
+        (View, "must be an async function .*View'>: a view is declared with add_view$"),
+        (application, "must be .*>: an ASGI application is declared with add_asgi_consumer$"),
+        (Starlette(), "must be .*>: an ASGI application is declared with add_asgi_consumer$"),
+        (HTTPEndpoint, "must be .*>: an ASGI application is declared with add_asgi_consumer$"),
+        (lambda environ, start_response: [], "must be .*: a WSGI application is no ASGI appl"),
     ],
 )
 def test_what_cannot_be_a_function(func, message, config):
     with pytest.raises(ConfigurationError, match=f"add_websocket: func {message}"):
         config.add_websocket("/ws", func)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"origins": "example.com"},
+            r"origins must be a list of origins \(an origin must be .*, not 'example.com'\), not"
+            r" the str 'example.com'$",
+        ),
+        ({"origins": ["x"]}, r"origins must be a list of origins \(.*\), not \['x'\]$"),
+        (
+            {"renderer": "json"},
+            r"renderer='json' is not for a consumer to set: websocket.send_json\(\) sends JSON$",
+        ),
+        ({"attr": "x"}, "attr='x' is not for a consumer to set$"),
+        ({"name": 5}, "name must be a route name or None, not 5$"),
+        ({"max_connections": 0}, "max_connections must be"),
+    ],
+)
+def test_a_wrong_argument_is_one_of_add_websocket(arguments, message, config):
+    with pytest.raises(ConfigurationError, match=f"^add_websocket: {message}"):
+        config.add_websocket("/ws", decorated, **arguments)
+
+
+def test_a_function_before_its_path_is_told_so(config):
+    expected = "^add_websocket: path must be a str, not <.*>: the path comes first, then the func"
+    with pytest.raises(ConfigurationError, match=expected):
+        config.add_websocket(decorated, "/ws")
+    with pytest.raises(ConfigurationError, match="^add_websocket: path must be a str, not 5$"):
+        config.add_websocket(5, decorated)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "arguments", "message"),
+    [
+        (websocket_config, (), r"@websocket_config\(path\): path must be a str, not <function un"),
+        (asgi_consumer_config, ("http",), r"@asgi_consumer_config\(path, protocol\): path must be"),
+    ],
+)
+def test_a_decorator_without_parentheses_is_told_so(decorator, arguments, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        decorator(undecorated, *arguments)
