@@ -72,8 +72,11 @@ def not_moved(tmp_path):
     return copy
 
 
-def test_the_page_names_four_lines():
+def test_the_page_names_four_lines_and_a_requirement():
     assert sum(map(len, CHANGES.values())) == 4
+    ((removed, added),) = changes("setup.py")
+    assert removed.strip() == "'waitress',"
+    assert added.strip() == "'pyramid_asgi_consumers[uvicorn]',"
 
 
 def test_these_are_all_that_a_project_changes(not_moved):

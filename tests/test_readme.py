@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from contextlib import contextmanager
+from importlib.metadata import metadata
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -105,6 +106,14 @@ def test_a_block_runs_and_knows_all_its_names(title, number, config, directory):
 def _class_names(module):
     classes = [value for value in vars(module).values() if isinstance(value, type)]
     return {name for each in classes for name in (*vars(each), "__name__", "__qualname__")}
+
+
+def test_the_extras_to_install_are_there():
+    pages = README + (HERE.parent / "docs/moving.rst").read_text()
+    named = {*re.findall(r"\[(\w+)\][\"']", pages)}
+    named |= {*re.findall(r"``(\w+)``", SECTIONS["Installing"])}
+    assert {"uvicorn", "daphne", "redis"} <= named
+    assert named <= {*metadata("pyramid_asgi_consumers").get_all("Provides-Extra")}
 
 
 def test_the_first_example_is_served_as_it_says(directory):
