@@ -119,21 +119,19 @@ async def fail(
     started: bool,
     error: BaseException,
     context: contextvars.Context | None = None,
-    server: quirks.Server | None = None,
+    server: quirks.Server = quirks.PLAIN,
 ) -> None:
     """End an http request whose application raised ``error``.
 
     Logged, and answered with 500. Where the response has ``started`` the server is to break the
     connection off: ``error`` is raised for it, and logged by it, but on Daphne. ``context`` is that
     in which the application ran: who reports errors (Sentry) notes there that it has done so.
+    ``server`` is what serves the connection.
     """
     context = context_of(error) if context is None else context.copy()
-    if started:
-        if server is None:
-            server = quirks.served_by(scope, send)
-        if not server.break_off():
-            adopt(context)
-            raise error
+    if started and not server.break_off():
+        adopt(context)
+        raise error
     report = partial(
         log.error,
         "%s %s failed",

@@ -132,8 +132,9 @@ async def body_first(scope, receive, send):
 
 
 async def no_status(scope, receive, send):
-    await send({"type": "http.response.start", "headers": []})
-    await send({"type": "http.response.body", "body": b"some"})
+    start = {"type": "http.response.start", "headers": []}
+    for message in (start, {"type": "http.response.body", "body": b"some"}):
+        await send(message)
 
 
 #: What lets a slow handshake go on, by its kind.
