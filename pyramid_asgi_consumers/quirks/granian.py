@@ -54,8 +54,8 @@ class Granian(Server):
                     waiter = asyncio.get_running_loop().create_future()
                     waiting.append(waiter)
                     await waiter
-                # Another task may have been faster.
-                if kept is asked:
+                # Another task may have been faster, or this be the call for the message before.
+                if kept is asked and asked.done():
                     kept = None
                     message = asked.result()
                     break

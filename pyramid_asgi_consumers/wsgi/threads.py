@@ -57,8 +57,8 @@ class ThreadPool:
         self.size = size
         self.name = name
         self.purpose = purpose
-        # Of the process ``_pid``; there is none before.
-        self._crew: Crew
+        # A Crew, that of the process ``_pid``; there is none before.
+        self._crew: Any = None
         self._pid: int | None = None
 
     def submit(self, job: Job) -> None:
@@ -77,7 +77,8 @@ class ThreadPool:
             check_threads()
             self._crew = Crew(self.size, self.name, self.purpose)
             self._pid = os.getpid()
-        return self._crew
+        crew: Crew = self._crew
+        return crew
 
     async def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Run ``function(*args)`` in a thread; return what it returns, raise what it raises.
@@ -96,7 +97,8 @@ class ThreadPool:
         if self._pid != os.getpid():
             return True
         self._pid = None
-        return await self._crew.drain(timeout)
+        crew: Crew = self._crew
+        return await crew.drain(timeout)
 
 
 class Crowd:

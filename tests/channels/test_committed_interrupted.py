@@ -279,10 +279,11 @@ class Holds(Publishes):
         self.let = let
         self.waits = threading.Event()
 
-    def acquire(self):
+    def handle(self, record):
+        # Its lock is waited for in here.
         if threading.current_thread() is not threading.main_thread():
             self.waits.set()
-        super().acquire()
+        return super().handle(record)
 
     def emit(self, record):
         if threading.current_thread() is threading.main_thread():

@@ -98,3 +98,23 @@ async def test_a_message_that_comes_after_a_receive_on_granian_was_cancelled_is_
     await asyncio.sleep(0)
     assert await own() == {"type": "websocket.receive", "text": "kept"}
     assert len(asked) == 1
+
+
+async def test_a_call_for_the_message_before_is_not_taken_for_that_of_the_next():
+    loop = asyncio.get_running_loop()
+    asked = []
+
+    def receive():
+        asked.append(loop.create_future())
+        return asked[-1]
+
+    own, _ = Granian().websocket(receive, None)
+    first = asyncio.ensure_future(own())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    # It is done, and those who wait are called in the loop's next turn.
+    asked[0].set_result({"type": "websocket.receive", "text": "0"})
+    assert (await own())["text"] == "0"
+    loop.call_later(0.01, lambda: asked[1].set_result({"type": "websocket.receive", "text": "1"}))
+    assert (await own())["text"] == "1"
