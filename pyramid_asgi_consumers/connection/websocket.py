@@ -126,7 +126,8 @@ async def serve_websocket(
         if watcher is not None:
             if watcher.left:
                 # As the specification asks of servers, some of which never say so.
-                if not over:
+                # A mounted application was written by others, and goes on as it does without us.
+                if not over and not consumer.mounted:
                     watcher.told(str(consumer), scope, turns.loop)
                 return gone(message)
             receive = watcher.look(asked, now)

@@ -181,6 +181,25 @@ async def test_an_http_consumer_may_go_on_after_its_response(soon):
     assert finished == [True]
 
 
+async def test_a_mounted_websocket_that_goes_on_is_not_cancelled(soon, caplog):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        until = asyncio.get_running_loop().time() + 0.1
+        while asyncio.get_running_loop().time() < until:
+            with contextlib.suppress(OSError):
+                await send({"type": "websocket.send", "text": "x"})
+        finished.append(True)
+
+    finished = []
+    server = Deaf(CONNECT, {"type": "websocket.disconnect", "code": 1001})
+    consumer = Consumer("/x", "websocket", app, "app", mounted=True)
+    scope = websocket_scope(**{watcher.LEAVE_TIMEOUT: 0.01})
+    serving = Endpoint(consumer, OriginRule(), Limit(None), None)
+    await asyncio.wait_for(serving.websocket(scope, server.receive, server.send), 20)
+    assert (finished, caplog.messages) == ([True], [])
+
+
 async def test_a_mounted_application_is_not_cancelled(soon):
     finished = []
 
