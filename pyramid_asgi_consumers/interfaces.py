@@ -60,14 +60,16 @@ class IChannelsBackend(Interface):
     **Positions and ids.** An event stands at a position in its channel: ``(epoch, number)``.
     Numbers count from 1 within an epoch, without a hole. Where the count cannot be gone on with,
     since data was lost or the channel was forgotten, a later epoch begins (a larger number, such as
-    the time in microseconds): no position is given out twice. ``positions.make_id(position)`` is
-    the id, of twice 16 digits: compared as text, ids are in the order of their positions. A client
-    may send any text for an id: ``positions.position_of(text)`` is None for what cannot be one.
+    the time in microseconds): no position is given out twice. Number 0 is the place before the
+    first event of an epoch. ``positions.make_id(position)`` is the id, of twice 16 digits: compared
+    as text, ids are in the order of their positions. A client may send any text for an id:
+    ``positions.position_of(text)`` is None for what cannot be one.
 
     **Gaps.** A subscriber gets each event of a channel once and in order. Where events are missing
     it gets an ``events.Gap`` in their place, with their number, or None where nobody knows that;
-    never a hole without a gap. ``feeds.Feed`` sees to this for what is live, ``feeds.catch_up`` for
-    what is stored. A subscriber that was live and gets number 1 of a new epoch has missed nothing.
+    never a hole without a gap. From the gap's ``id`` on, what follows it comes again.
+    ``feeds.Feed`` sees to this for what is live, ``feeds.catch_up`` for what is stored. A
+    subscriber that was live and gets number 1 of a new epoch has missed nothing.
 
     **Event loops and threads.** One backend serves all threads, and any number of event loops at
     the same time. A subscription belongs to the loop on which ``attach`` was awaited: its
@@ -76,13 +78,15 @@ class IChannelsBackend(Interface):
     may close without ``aclose``, with subscriptions alive: such a one is forgotten.
 
     **Interruptions and forks.** A finalizer or the handler of a signal may publish in the midst of
-    a publish in the same thread, so ``publish_many`` must not wait for a lock that its own thread
-    may hold. A process that forks has its own connections in the child, where no other thread goes
-    on and subscriptions are the parent's: ``channels/forks.py`` has the means. The object is made
-    before servers fork their workers.
+    a publish in the same thread, or ask where a channel stands, so ``publish_many``,
+    ``position_now`` and ``present_now`` must not wait for a lock that their own thread may hold. A
+    process that forks has its own connections in the child, where no other thread goes on and
+    subscriptions are the parent's: ``channels/forks.py`` has the means. The object is made before
+    servers fork their workers.
 
-    **Timeouts.** A publish ends within ``timeout`` seconds, an attribute that a backend may have.
-    Publishers wait that long for what was committed before, and otherwise for 5 seconds.
+    **Timeouts.** A publish ends within ``timeout`` seconds, an attribute that a backend may have,
+    and so does what asks for a position or for who is present. Publishers wait that long for what
+    was committed before, and otherwise for 5 seconds.
     """
 
     def publish_many(messages):
@@ -114,6 +118,9 @@ class IChannelsBackend(Interface):
         of calls, also after this has returned, but before the first ``put`` of the channel. What is
         live follows without a hole and without a repeat.
 
+        For each other channel ``subscription.begin(channel, id)`` is called before this returns,
+        with the id of the newest event that is not put; later where it cannot be reached.
+
         ``subscription.presence``, if it is not None, is an encoded member of each of the channels
         until ``detach``. What cannot be reached just now is no error: the subscription is entered,
         and a gap follows. Raise ChannelsError where it cannot be entered at all.
@@ -126,12 +133,26 @@ class IChannelsBackend(Interface):
         for one that ``aclose`` has ended. Nothing is put afterwards.
         """
 
+    def position(channel):
+        """Return the id of the newest event of ``channel``; awaited.
+
+        Where there is none, it is an id from which all that is published later is replayed, with a
+        gap where a part of that is not stored any more, or may not be. Create nothing, and store
+        nothing: a client may have named the channel. Raise ChannelsError where nobody knows.
+        """
+
+    def position_now(channel):
+        """Do what ``position`` does, from any thread, blocking."""
+
     def present(channel):
         """Return the members of ``channel`` in all processes, decoded, without repeats; awaited.
 
         Those of a process that was killed are gone after 30 seconds at most. Raise ChannelsError
         where nobody knows.
         """
+
+    def present_now(channel):
+        """Do what ``present`` does, from any thread, blocking."""
 
     def aclose():
         """Close what belongs to the running event loop; awaited.

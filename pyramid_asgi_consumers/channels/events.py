@@ -7,7 +7,7 @@ import json
 import threading
 import weakref
 from collections import deque
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any, NoReturn
 
 from pyramid_asgi_consumers.channels.forks import at_fork
@@ -155,18 +155,22 @@ def _copied(
     return event
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Gap:
-    """Events of ``channel`` are missing here, ``missed`` of them; None where nobody knows."""
+    """Events of ``channel`` are missing here, ``missed`` of them; None where nobody knows.
 
-    __slots__ = ("channel", "missed")
+    ``id`` is where the channel goes on after them: who has noted the gap may resume from there. It
+    is None where nobody knows, and does not count when gaps are compared.
+    """
+
     size = 0
 
     channel: str
     missed: int | None
+    id: str | None = field(default=None, compare=False)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.channel, self.missed)
+        return type(self), (self.channel, self.missed, self.id)
 
 
 Item = Event | Gap

@@ -93,10 +93,25 @@ class Channels:
             None if presence is None else encode(presence),
         )
 
+    async def position(self, name: str) -> str:
+        """Return the id of the newest event of the channel ``name``, for ``since``.
+
+        It is an id also where there is no event: all that is published from then on follows it. An
+        event that was published before this was called is not after it. One whose transaction has
+        committed may be, while it still waits to be published. Nothing is created or written.
+
+        Raises ValueError for a name that cannot be one, and :class:`.ChannelsError` where nobody
+        knows.
+        """
+        return await self.backend.position(check_name(name))
+
     async def present(self, name: str) -> list[Any]:
         """Return who subscribes to ``name`` with a ``presence``: these, without repeats.
 
         The members of a process that was killed are shown for 30 seconds at most.
+
+        Raises ValueError for a name that cannot be one, and :class:`.ChannelsError` where nobody
+        knows.
         """
         return await self.backend.present(check_name(name))
 
@@ -117,7 +132,7 @@ def _positions(
 
 
 class RequestChannels:
-    """Publish from views, scripts and Celery tasks: ``request.channels``."""
+    """Channels in views, scripts and Celery tasks: ``request.channels``."""
 
     __slots__ = ("_request",)
 
@@ -167,6 +182,34 @@ class RequestChannels:
         message = (check_name(name), encode(data))
         if not self._joins(message):
             await self._channels.publish_encoded(message)
+
+    def position(self, name: str) -> str:
+        """Return the id of the newest event of the channel ``name``, for ``since``; blocking.
+
+        A view reads it before its first query, so that its page, which goes on from there, lacks
+        nothing: what is published was committed before, and what was published by then is in what
+        the query reads. See :meth:`.Channels.position`.
+
+        Raises RuntimeError on the thread of an event loop.
+        """
+        _refuse_on_loop("position", "await request.channels.aposition(name)")
+        return self._channels.backend.position_now(check_name(name))
+
+    async def aposition(self, name: str) -> str:
+        """Do what :meth:`position` does, on an event loop: in an ``async def`` view."""
+        return await self._channels.position(name)
+
+    def present(self, name: str) -> list[Any]:
+        """Return who subscribes to ``name`` with a ``presence``; blocking.
+
+        See :meth:`.Channels.present`. Raises RuntimeError on the thread of an event loop.
+        """
+        _refuse_on_loop("present", "await request.channels.apresent(name)")
+        return self._channels.backend.present_now(check_name(name))
+
+    async def apresent(self, name: str) -> list[Any]:
+        """Do what :meth:`present` does, on an event loop: in an ``async def`` view."""
+        return await self._channels.present(name)
 
     def _joins(self, message: tuple[str, bytes]) -> bool:
         transaction = _transaction(self._request)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from pyramid_asgi_consumers.channels.events import Event, Item, decode, make_event
 from pyramid_asgi_consumers.channels.feeds import Feed, catch_up
 from pyramid_asgi_consumers.channels.forks import at_fork
-from pyramid_asgi_consumers.channels.positions import Position, position_of
+from pyramid_asgi_consumers.channels.positions import Position, make_id, position_of
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
@@ -196,8 +196,12 @@ class MemoryBackend:
                 self._entered = False
 
     @contextmanager
-    def _entering(self) -> Iterator[None]:
+    def _entering(self, only_looks: bool = False) -> Iterator[None]:
         with self._lock:
+            if self._entered and only_looks:
+                # This interrupts the lock's owner: nothing changes meanwhile.
+                yield
+                return
             if self._entered:
                 raise RuntimeError(
                     "memory://: what interrupts a use of the backend in its own thread, such as a"
@@ -303,7 +307,9 @@ class MemoryBackend:
                 if subscription.presence is not None:
                     channel.members = channel.members or Counter()
                     channel.members[subscription.presence] += 1
-                if name in subscription.since:
+                if name not in subscription.since:
+                    subscription.begin(name, make_id(channel.position))
+                else:
                     replayed += _replayed(name, channel, subscription.since[name])
         try:
             # What was published before is not for the newcomer.
@@ -331,11 +337,22 @@ class MemoryBackend:
             if loop in self._inboxes and not self._inboxes[loop].feeds:
                 del self._inboxes[loop]
 
-    async def present(self, channel: str) -> list[Any]:
-        with self._entering():
+    def position_now(self, channel: str) -> str:
+        with self._entering(only_looks=True):
+            found = self._channels.get(channel)
+            return make_id(self._start(channel) if found is None else found.position)
+
+    async def position(self, channel: str) -> str:
+        return self.position_now(channel)
+
+    def present_now(self, channel: str) -> list[Any]:
+        with self._entering(only_looks=True):
             found = self._channels.get(channel)
             members = sorted(found.members or ()) if found is not None else []
         return [decode(member) for member in members]
+
+    async def present(self, channel: str) -> list[Any]:
+        return self.present_now(channel)
 
     async def aclose(self) -> None:
         """There is nothing to close."""

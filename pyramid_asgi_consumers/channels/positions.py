@@ -9,10 +9,21 @@ Position = tuple[int, int]
 #: Before the first event of a channel.
 NOWHERE: Position = (0, 0)
 
+#: The id of a place that never was.
+NEVER_WAS = "0000000000000000-0000000000000001"
+
 
 def make_id(position: Position) -> str:
     """Return the id of the event at ``position``."""
     return f"{position[0]:016d}-{position[1]:016d}"
+
+
+def id_before(position: Position) -> str:
+    """Return the id of the place right before an event, behind what is missing there.
+
+    Before the first event of an epoch that is its number 0, which no event has.
+    """
+    return make_id((position[0], position[1] - 1))
 
 
 def position_of(event_id: str) -> Position | None:

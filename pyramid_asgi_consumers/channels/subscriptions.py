@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyramid_asgi_consumers.channels.events import Gap, Item
+from pyramid_asgi_consumers.channels.positions import NEVER_WAS, position_of
 from pyramid_asgi_consumers.exceptions import SubscriptionOverflow
 from pyramid_asgi_consumers.shown import LOG_INTERVAL, Shown
 
@@ -64,6 +65,7 @@ class Subscription:
         "_queue",
         "_waiter",
         "_handed",
+        "_positions",
         "__weakref__",
     )
 
@@ -97,11 +99,28 @@ class Subscription:
         self._error: SubscriptionOverflow | None = None
         self._ahead = False
         self._replay: deque[Item] | None = None
-        self._missed: dict[str, int | None] | None = None
+        # For each channel how many were dropped, and the id of the last of them.
+        self._missed: dict[str, tuple[int | None, str | None]] | None = None
         self._queue: deque[Item] = deque()
         self._waiter: asyncio.Future[None] | None = None
         # What is for who waits, past the queue.
         self._handed: Item | None = None
+        self._positions = {name: _place(since[name]) for name in channels if name in since}
+
+    @property
+    def positions(self) -> dict[str, str]:
+        """Where each channel stands: by its name the id of what was yielded last.
+
+        Before that it is where the channel begins: its ``since``, else the newest event when the
+        subscription was entered. A subscription with these for ``since`` goes on right there. A
+        name is absent only while the backend could not be reached. This is a copy, which stays as
+        it is.
+        """
+        return dict(self._positions)
+
+    def begin(self, channel: str, event_id: str) -> None:
+        """Note where a channel begins, unless that is known; called on the subscription's loop."""
+        self._positions.setdefault(channel, event_id)
 
     async def __aenter__(self) -> "Subscription":
         if self._loop is not None:
@@ -128,18 +147,21 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Item:
+        item: Item
         while True:
             if self._ahead:
                 if self._replay:
-                    return self._replay.popleft()
+                    item = self._replay.popleft()
+                    break
                 if self._missed:
                     channel = next(iter(self._missed))
-                    return Gap(channel, self._missed.pop(channel))
+                    item = Gap(channel, *self._missed.pop(channel))
+                    break
                 self._ahead = False
             if self._queue:
                 item = self._queue.popleft()
                 self._left += item.size
-                return item
+                break
             if self._ended:
                 if self._error is not None:
                     raise self._error
@@ -161,7 +183,11 @@ class Subscription:
             handed = self._handed
             if handed is not None:
                 self._handed = None
-                return handed
+                item = handed
+                break
+        if item.id is not None:
+            self._positions[item.channel] = item.id
+        return item
 
     def replay(self, items: Iterable[Item]) -> None:
         """Put stored items in front of the queue; they count against neither of its bounds.
@@ -190,7 +216,7 @@ class Subscription:
                 return
             if size > self._most_bytes:
                 self._overflows.count(self.channels)
-                return self.put(Gap(item.channel, 1))
+                return self.put(Gap(item.channel, 1, item.id))
             if not self._make_room(size):
                 return
             left = self._left - size
@@ -228,10 +254,16 @@ class Subscription:
             self._ahead = True
             if self._missed is None:
                 self._missed = {}
-            before = self._missed.get(oldest.channel, 0)
-            self._missed[oldest.channel] = None if lost is None or before is None else before + lost
+            before, _ = self._missed.get(oldest.channel, (0, None))
+            missed = None if lost is None or before is None else before + lost
+            self._missed[oldest.channel] = missed, oldest.id
         return True
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _place(since: str) -> str:
+    # What cannot be an id comes from a client. It begins with a gap, as a place that never was.
+    return NEVER_WAS if position_of(since) is None else since

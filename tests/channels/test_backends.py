@@ -323,6 +323,198 @@ async def test_replay_and_live_have_neither_hole_nor_repeat(kind):
             assert await task == list(range(start + 1, 400))
 
 
+# Where a channel stands.
+
+
+async def replayed(channels, name, since, count):
+    """What follows that place: so many items, and then nothing before what is published now."""
+    async with channels.subscribe(name, since=since) as events:
+        await channels.publish(name, "now")
+        *items, last = await take(events, count + 1)
+        assert last.data == "now"
+        return [item if isinstance(item, Gap) else item.data for item in items]
+
+
+@pytest.mark.parametrize("history", [0, 10])
+async def test_a_channel_stands_at_its_newest_event(kind, history):
+    async with made(kind, history=history) as channels:
+        for number in range(3):
+            newest = await channels.publish("a", number)
+            await channels.publish("b", number)
+            assert await channels.position("a") == newest
+            assert await asyncio.to_thread(channels.backend.position_now, "a") == newest
+        assert await replayed(channels, "a", newest, 0) == []
+
+
+async def test_all_that_is_published_follows_the_place_of_a_channel_without_events(kind):
+    async with made(kind, history=10) as channels:
+        early = await channels.position("a"), channels.backend.position_now("a")
+        assert await replayed(channels, "b", await channels.position("b"), 0) == []
+        for number in range(3):
+            await channels.publish("a", number)
+        expected = [0, 1, 2]
+        for position in early:
+            assert position_of(position) is not None
+            assert await replayed(channels, "a", position, len(expected)) == expected
+            expected.append("now")
+
+
+async def test_a_gap_follows_the_place_of_a_channel_without_events_where_some_are_trimmed(kind):
+    for history, kept in (0, []), (2, [1, 2]):
+        async with made(kind, history=history) as channels:
+            position = await channels.position("a")
+            for number in range(3):
+                await channels.publish("a", number)
+            async with channels.subscribe("a", since=position) as events:
+                gap, *events = await take(events, 1 + len(kept))
+            assert isinstance(gap, Gap) and gap.channel == "a"
+            assert [event.data for event in events] == kept
+
+
+async def test_a_gap_follows_the_place_of_a_channel_that_was_forgotten_since(kind):
+    async with made(kind, history=10, expiry=1) as channels:
+        empty = await channels.position("a")
+        newest = await channels.publish("a", 0)
+
+        async def is_forgotten():
+            # A channel without a subscriber is forgotten when another one is used.
+            await channels.publish("b", 0)
+            return await channels.position("a") != newest
+
+        await eventually(is_forgotten)
+        later = await channels.position("a")
+        for position in empty, newest:
+            async with channels.subscribe("a", since=position) as events:
+                assert await take(events, 1) == [Gap("a", None)]
+                assert events.positions["a"] >= later
+        assert await replayed(channels, "a", later, 0) == []
+        assert await replayed(channels, "a", later, 1) == ["now"]
+        for position in empty, newest:
+            gap, *events = await replayed(channels, "a", position, 3)
+            assert (gap, events[:2]) == (Gap("a", None), ["now", "now"])
+
+
+async def test_asking_where_a_channel_stands_creates_nothing(kind):
+    async with made(kind, history=10) as channels:
+        for number in range(3):
+            await channels.position(f"never {number}")
+            channels.backend.position_now(f"never {number}")
+            channels.backend.present_now(f"never {number}")
+        assert await kind.stored(channels.backend) == []
+
+
+async def test_positions_follow_what_was_yielded(kind):
+    async with made(kind, history=10) as channels:
+        first = await channels.publish("a", 1)
+        second = await channels.publish("a", 2)
+        newest = await channels.publish("b", 1)
+        subscription = channels.subscribe("a", "b", "c", since={"a": first, "x": "not subscribed"})
+        assert subscription.positions == {"a": first}
+        async with subscription as events:
+            begun = events.positions
+            empty = begun["c"]
+            assert begun == {"a": first, "b": newest, "c": empty}
+            assert empty <= await channels.position("c")
+            ids = [await channels.publish(name, "now") for name in "bc"]
+            # What waits is still to come.
+            assert events.positions == begun
+            seen = {}
+            for item in await take(events, 1):
+                seen[item.channel] = item.id
+            assert events.positions == {**begun, **seen}
+            await take(events, 2)
+            assert events.positions == {"a": second, "b": ids[0], "c": ids[1]}
+        assert subscription.positions == {"a": second, "b": ids[0], "c": ids[1]}
+        assert begun == {"a": first, "b": newest, "c": empty}
+        assert await replayed(channels, "c", empty, 1) == ["now"]
+
+
+@pytest.mark.parametrize("since", ["", "x" * 5000, make_id((1, 1))])
+async def test_what_begins_at_a_place_that_never_was_begins_there_again(kind, since):
+    async with made(kind, history=2) as channels:
+        for number in range(3):
+            await channels.publish("a", number)
+        for _ in range(2):
+            async with channels.subscribe("a", since=since) as events:
+                since = events.positions["a"]
+                assert position_of(since) is not None
+                gap, event = await take(events, 2)
+                assert (gap, event.data) == (Gap("a", None), 1)
+
+
+async def test_what_follows_a_gap_follows_its_id(kind):
+    async with made(kind, history=2) as channels:
+        empty = await channels.position("a")
+        ids = [await channels.publish("a", number) for number in range(6)]
+        for since in ids[0], empty, make_id((1, 1)):
+            async with channels.subscribe("a", since=since) as events:
+                gap, *_ = await take(events, 1)
+                assert isinstance(gap, Gap)
+                assert events.positions == {"a": gap.id}
+                assert [event.id for event in await take(events, 2)] == ids[4:]
+            async with channels.subscribe("a", since=gap.id) as events:
+                assert [event.id for event in await take(events, 2)] == ids[4:]
+    async with made(kind) as channels:
+        ids = [await channels.publish("a", number) for number in range(3)]
+        async with channels.subscribe("a", since=ids[0]) as events:
+            assert [gap.id for gap in await take(events, 1)] == ids[2:]
+
+
+async def test_the_gap_of_a_slow_subscriber_ends_at_the_last_event_that_is_missing(kind):
+    async with made(kind, history=10) as channels, channels.subscribe("a") as quick:
+        async with channels.subscribe("a", max_queue=2, max_bytes=100) as slow:
+            ids = [await channels.publish("a", number) for number in range(5)]
+            await take(quick, 5)
+            gap, *_ = await take(slow, 1)
+            assert (gap, gap.id) == (Gap("a", 3), ids[2])
+            assert slow.positions == {"a": ids[2]}
+            await take(slow, 2)
+            assert slow.positions == {"a": ids[4]}
+            long = await channels.publish("a", LONG)
+            assert [(gap, gap.id) for gap in await take(slow, 1)] == [(Gap("a", 1), long)]
+
+
+async def test_positions_are_exact_whoever_publishes_meanwhile(kind):
+    """A subscription that goes on from the positions of another gets what that would have got."""
+    async with made(kind, history=10_000) as channels:
+        ids = []
+        enough = threading.Event()
+
+        def publish():
+            while not enough.wait(0.001):
+                ids.extend(published(channels.backend, ("a", len(ids))))
+
+        async def follow(length):
+            async with channels.subscribe("a") as events:
+                begun = events.positions["a"]
+                position = await channels.position("a")
+                assert begun <= position
+                for _ in range(length):
+                    await take(events, 1)
+                left = events.positions["a"]
+            return begun, left
+
+        async def rest(since):
+            async with channels.subscribe("a", since=since) as events:
+                seen = []
+                while not seen or seen[-1].data != "last":
+                    seen += await take(events, 1)
+                return [event.id for event in seen]
+
+        thread = threading.Thread(target=publish)
+        places = list(await follow(0))
+        thread.start()
+        for _ in range(15):
+            for pair in await asyncio.gather(*(follow(length) for length in range(3))):
+                places += pair
+            places.append(await channels.position("a"))
+        enough.set()
+        thread.join()
+        ids.append(await channels.publish("a", "last"))
+        for place in places:
+            assert await rest(place) == [event_id for event_id in ids if event_id > place]
+
+
 # Slow subscribers.
 
 
@@ -348,7 +540,7 @@ async def test_each_channel_has_its_own_gap(kind):
             await take(a, 3)
             await take(b, 2)
         arrived = await take(slow, 4)
-        assert sorted(repr(item) for item in arrived[:2]) == [repr(Gap("a", 2)), repr(Gap("b", 1))]
+        assert sorted(arrived[:2], key=lambda gap: gap.channel) == [Gap("a", 2), Gap("b", 1)]
 
 
 async def test_a_slow_subscription_may_be_closed(kind):
@@ -663,6 +855,7 @@ async def test_a_bad_name_is_refused(kind, name):
     async with made(kind) as channels:
         for call in (
             channels.publish(name, 1),
+            channels.position(name),
             channels.present(name),
         ):
             with pytest.raises(ValueError, match="channel's name"):

@@ -12,7 +12,7 @@ import pytest
 
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
-from tests.support.channels import handled_by
+from tests.support.channels import Memory, handled_by, published
 
 SECONDS = 20
 
@@ -108,17 +108,31 @@ def test_a_loop_that_another_thread_has_woken_is_let_be():
 
 
 async def test_who_interrupts_cannot_subscribe():
-    backend = MemoryBackend()
+    channels = Channels(MemoryBackend())
     errors = []
 
     def subscribe():
         with pytest.raises(RuntimeError, match="can publish, but not subscribe") as raised:
-            backend.present("a").send(None)
+            channels.backend.attach(channels.subscribe("a")).send(None)
         errors.append(raised.value)
 
-    backend.publish_many([(interrupted("a", subscribe), b"j0")])
+    published(channels.backend, (interrupted("a", subscribe), 0))
     assert len(errors) == 1
-    assert await backend.present("a") == []
+    assert await Memory().is_empty(channels.backend)
+
+
+async def test_who_interrupts_sees_where_a_channel_stands_and_who_is_there():
+    backend = MemoryBackend(history=10)
+    seen = []
+
+    def look():
+        seen.extend([backend.position_now("a"), backend.present_now("a")])
+
+    async with Channels(backend).subscribe("a", presence="ann"):
+        (own,) = published(backend, (interrupted("a", look), 0))
+    before, present = seen
+    assert present == ["ann"]
+    assert before < own == backend.position_now("a")
 
 
 def test_a_payload_that_is_none_leaves_the_backend_in_order():

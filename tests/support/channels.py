@@ -103,6 +103,9 @@ class Memory:
             channel.feeds or channel.members for channel in backend._channels.values()
         )
 
+    async def stored(self, backend):
+        return list(backend._channels)
+
 
 class Redis:
     """How backends at a Redis are made, and seen to be empty."""
@@ -118,3 +121,7 @@ class Redis:
         return not client.keys(backend.keys.members("*")) and not client.pubsub_channels(
             backend.keys.redis_channel("*")
         )
+
+    async def stored(self, backend):
+        found = self.server.client.keys(backend.keys.stream("*"))
+        return found + self.server.client.keys(backend.keys.members("*"))

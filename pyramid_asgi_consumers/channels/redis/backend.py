@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from pyramid_asgi_consumers.channels.forks import PerProcess
 from pyramid_asgi_consumers.channels.positions import make_id
+from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
 from pyramid_asgi_consumers.channels.redis.blocking import BlockingCommands
 from pyramid_asgi_consumers.channels.redis.commands import Commands
 from pyramid_asgi_consumers.channels.redis.connections import Connections, make_pool
@@ -24,7 +25,7 @@ from pyramid_asgi_consumers.channels.redis.hub import Hub
 from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.presence import members_of
 from pyramid_asgi_consumers.channels.redis.readings import is_after
-from pyramid_asgi_consumers.channels.redis.scripts import PRESENT, PUBLISH
+from pyramid_asgi_consumers.channels.redis.scripts import PRESENT, PUBLISH, READ, Script
 from pyramid_asgi_consumers.channels.redis.urls import check_url
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
@@ -108,7 +109,7 @@ class RedisBackend:
     async def attach(self, subscription: Subscription) -> None:
         loop = self._loop()
         if loop.hub is None:
-            loop.hub = Hub(self.keys, loop.connections, loop.commands, self.timeout)
+            loop.hub = Hub(self.keys, loop.connections, loop.commands, self.timeout, self.expiry)
         await loop.hub.attach(subscription)
 
     async def detach(self, subscription: Subscription) -> None:
@@ -129,13 +130,33 @@ class RedisBackend:
             if not hub.feeds:
                 await asyncio.wait([hub.task])
 
+    def position_now(self, channel: str) -> str:
+        return _position(channel, self._run_now(READ, self._newest(channel)))
+
+    async def position(self, channel: str) -> str:
+        return _position(channel, await self._run(READ, self._newest(channel)))
+
+    def _newest(self, channel: str) -> tuple[Any, ...]:
+        # No entry is read.
+        return self.keys.stream(channel), "", 0, 0
+
+    def present_now(self, channel: str) -> list[Any]:
+        key = self.keys.members(channel)
+        return _present(channel, key, self._run_now(PRESENT, (key,)))
+
     async def present(self, channel: str) -> list[Any]:
         key = self.keys.members(channel)
+        return _present(channel, key, await self._run(PRESENT, (key,)))
+
+    def _run_now(self, script: Script, arguments: tuple[Any, ...]) -> Any:
+        (reply,) = self.blocking.run([(script, arguments)], lambda _, reply: reply)
+        return reply
+
+    async def _run(self, script: Script, arguments: tuple[Any, ...]) -> Any:
         try:
-            entries = await self._loop().commands.run(PRESENT, key)
+            return await self._loop().commands.run(script, *arguments)
         except ChannelsError as error:
-            raise ChannelsError(f"Who is present on {channel!r} is unknown: {error}") from error
-        return members_of(key, entries)
+            return error
 
     def _loop(self) -> "_Loop":
         running = asyncio.get_running_loop()
@@ -162,6 +183,21 @@ class RedisBackend:
             await loop.commands.aclose()
             await loop.connections.aclose()
         self.blocking.close_idle()
+
+
+def _position(channel: str, reply: Any) -> str:
+    if isinstance(reply, ChannelsError):
+        raise ChannelsError(f"Where {channel!r} stands is unknown: {reply}") from reply
+    _, newest, _, _, beginning = reply
+    position = parse_position(newest) if newest else parse_beginning(beginning)
+    assert position is not None  # Redis tells one of them
+    return make_id(position)
+
+
+def _present(channel: str, key: bytes, reply: Any) -> list[Any]:
+    if isinstance(reply, ChannelsError):
+        raise ChannelsError(f"Who is present on {channel!r} is unknown: {reply}") from reply
+    return members_of(key, reply)
 
 
 class _Loop:

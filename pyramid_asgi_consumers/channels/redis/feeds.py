@@ -23,10 +23,19 @@ The rules:
 """
 
 import asyncio
+import time
+from collections.abc import Iterable
 
 from pyramid_asgi_consumers.channels.events import Event, Gap, Item
 from pyramid_asgi_consumers.channels.feeds import Feed, Row, catch_up
-from pyramid_asgi_consumers.channels.positions import NOWHERE, Position, position_of
+from pyramid_asgi_consumers.channels.positions import (
+    NOWHERE,
+    Position,
+    id_before,
+    make_id,
+    position_of,
+)
+from pyramid_asgi_consumers.channels.redis.beginnings import holds, is_beginning
 from pyramid_asgi_consumers.channels.redis.readings import (
     NEVER,
     Joiner,
@@ -40,11 +49,15 @@ from pyramid_asgi_consumers.channels.subscriptions import Subscription
 class StreamFeed(Feed):
     """What one event loop gets of a channel that Redis stores.
 
-    ``missed`` is true where Redis is out of reach when it begins.
+    ``missed`` is true where Redis is out of reach when it begins; ``expiry`` is how many seconds an
+    event is stored at least.
     """
 
     __slots__ = (
+        "_expiry",
+        "_read_at",
         "asked",
+        "beginning",
         "behind",
         "confirmed",
         "joining",
@@ -55,8 +68,12 @@ class StreamFeed(Feed):
         "waiters",
     )
 
-    def __init__(self, channel: str, missed: bool) -> None:
+    def __init__(self, channel: str, missed: bool, expiry: float) -> None:
         super().__init__(channel, None)
+        self._expiry = expiry
+        #: Where the channel stood when it was last read and nothing was stored, and when that was.
+        self.beginning: Position | None = None
+        self._read_at = 0.0
         #: Whether Redis sends its events: the session sets it.
         self.confirmed = False
         #: Whether a page is on its way: the reader sets it.
@@ -86,19 +103,44 @@ class StreamFeed(Feed):
         for subscription, joiner in list(self.joining.items()):
             if joiner.at_newest and joiner.reached is None:
                 self._joined(subscription)
+                self._begin(subscription, self.last)
         self.wake()
 
     def add(self, subscription: Subscription, since: str | None, in_touch: bool) -> None:
         """Add a subscription, which has seen the event with the id ``since``, or comes anew."""
         if since is not None:
-            self.joining[subscription] = Joiner(position_of(since))
+            after = position_of(since)
+            if after is not None and is_beginning(after):
+                self.joining[subscription] = Joiner(NOWHERE, beginning=after)
+            else:
+                self.joining[subscription] = Joiner(after)
         elif self.last is not None and self.published > self.last:
             self.joining[subscription] = Joiner(reached=self.published, behind=self.last[0])
+            self._begin(subscription, self.published)
         elif (self.last is not None or self.asked) and not self.caught_up and in_touch:
             # The page that is on its way may be from before.
             self.joining[subscription] = Joiner(at_newest=True)
         else:
             self.subscribers[subscription] = None
+            self._begin(subscription, self.last)
+
+    def _begin(self, subscription: Subscription, place: Position | None) -> None:
+        begins_at = None if place is None else self._id_of(place)
+        if begins_at is not None:
+            subscription.begin(self.channel, begins_at)
+
+    def _id_of(self, place: Position) -> str | None:
+        # None where nothing can be told of what is stored.
+        if place != NOWHERE:
+            return make_id(place)
+        if self.beginning is None:
+            return None
+        epoch, life = self.beginning
+        if self.caught_up:
+            # Nothing has come since, so this is where the channel stands now. No clock is slower
+            # than another one by so much, and what is later than the server's time would not do.
+            epoch += int((time.monotonic() - self._read_at) * 990_000)
+        return make_id((epoch, life))
 
     def remove(self, subscription: Subscription) -> bool:
         """Remove a subscription; return whether it was there."""
@@ -167,7 +209,8 @@ class StreamFeed(Feed):
         # Of what is missing the subscriber may have had a part.
         if gap is not None and reached[0] == position[0]:
             missed = position[1] - reached[1] - present
-            gap = Gap(self.channel, missed) if missed > 0 else None
+            end = id_before(position) if present else make_id(position)
+            gap = Gap(self.channel, missed, end) if missed > 0 else None
         if gap is not None:
             subscription.put(gap)
         self._joined(subscription)
@@ -197,12 +240,22 @@ class StreamFeed(Feed):
                 joiner.reading = reading
         return reading.after
 
-    def take_page(self, newest: Position | None, rows: list[Row], end: Position | None) -> None:
+    def take_page(
+        self,
+        newest: Position | None,
+        rows: list[Row],
+        end: Position | None,
+        beginning: Position | None = None,
+    ) -> None:
         """Take the page that was asked for.
 
         ``newest`` is the newest entry, None where there is none; ``end`` is the last one of the
-        page, be it foreign.
+        page, be it foreign; ``beginning`` is where the channel stood before the first event, if
+        nothing is stored or the page has that.
         """
+        if newest is None:
+            self.beginning = beginning
+            self._read_at = time.monotonic()
         reading = self.reading
         assert reading is not None  # next_page() began it
         joiners = {
@@ -210,8 +263,11 @@ class StreamFeed(Feed):
             for subscription, joiner in self.joining.items()
             if joiner.reached is None and joiner.reading is reading
         }
-        if not reading.begun and reading.begin(newest, joiners.values()):
-            return
+        if not reading.begun:
+            if reading.begin(newest, joiners.values()):
+                return
+            if beginning is not None:
+                self._forget_beginnings(joiners.values(), beginning)
         more = end is not None and newest is not None and end < newest
         upto = end if more else newest
         self._page_live(reading, newest, upto, rows)
@@ -226,15 +282,24 @@ class StreamFeed(Feed):
                 self._join(subscription, joiner.gap, joiner.reached, self.last, 0)
         self.wake()
 
+    def _forget_beginnings(self, joiners: Iterable[Joiner], beginning: Position) -> None:
+        # Who comes from where something may have come and gone since comes from nowhere.
+        for joiner in joiners:
+            before = joiner.beginning
+            if before is not None and not holds(before, beginning, self._expiry):
+                joiner.after = None
+
     def _page_live(
         self, reading: Reading, newest: Position | None, upto: Position | None, rows: list[Row]
     ) -> None:
         if self.caught_up:
             return
         if self.last is None:
-            if self.missed:
-                self.put(Gap(self.channel, None))
             self.last = newest or NOWHERE
+            if self.missed:
+                self.put(Gap(self.channel, None, self._id_of(self.last)))
+            for subscription in self.subscribers:
+                self._begin(subscription, self.last)
             self._end_catching_up(reading)
         else:
             before = self.last
@@ -266,6 +331,7 @@ class StreamFeed(Feed):
             if joiner.at_newest:
                 joiner.reached = newest or NOWHERE
                 joiner.behind = reading.behind
+                self._begin(subscription, joiner.reached)
                 continue
             before = joiner.after
             if before not in led:
@@ -289,7 +355,10 @@ class StreamFeed(Feed):
                 return [], after
             if after > newest and not again:
                 upto = newest
-        return catch_up(self.channel, after, upto, rows, again)
+        items, reached = catch_up(self.channel, after, upto, rows, again)
+        if upto is None and items:
+            items = [Gap(self.channel, None, self._id_of(NOWHERE))]
+        return items, reached
 
     def _end_reading(self, reading: Reading, joiners: dict[Subscription, Joiner]) -> None:
         if not self.caught_up:

@@ -38,7 +38,12 @@ class Hub:
     """The subscriptions of the running event loop; ``task`` serves them until it is cancelled."""
 
     def __init__(
-        self, keys: Keys, connections: Connections, commands: Commands, timeout: float
+        self,
+        keys: Keys,
+        connections: Connections,
+        commands: Commands,
+        timeout: float,
+        expiry: float,
     ) -> None:
         #: The feeds that somebody subscribes to, by Redis channel.
         self.feeds: dict[bytes, StreamFeed] = {}
@@ -46,6 +51,7 @@ class Hub:
         self._connections = connections
         self._commands = commands
         self._timeout = timeout
+        self._expiry = expiry
         self._presence = Presence(keys, commands)
         # When Redis went out of reach, None while it is there.
         self._outage: float | None = None
@@ -88,7 +94,8 @@ class Hub:
         redis_channel = self._keys.redis_channel(name)
         feed = self.feeds.get(redis_channel)
         if feed is None:
-            feed = self.feeds[redis_channel] = StreamFeed(name, self._outage is not None)
+            feed = StreamFeed(name, self._outage is not None, self._expiry)
+            self.feeds[redis_channel] = feed
             self._session.subscribe(redis_channel)
         feed.add(subscription, subscription.since.get(name), self._outage is None)
         self._session.reader.want(feed)

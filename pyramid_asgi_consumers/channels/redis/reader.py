@@ -16,6 +16,7 @@ from redis.asyncio.connection import Connection as AsyncConnection
 from redis.exceptions import ResponseError
 
 from pyramid_asgi_consumers.channels.redis.answers import EXPECTED, passes
+from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
 from pyramid_asgi_consumers.channels.redis.connections import Connections, within
 from pyramid_asgi_consumers.channels.redis.entries import parse_position, parse_rows
 from pyramid_asgi_consumers.channels.redis.feeds import StreamFeed
@@ -138,12 +139,13 @@ class StoredReader:
         stream = self._keys.stream(feed.channel)
         if isinstance(page, ResponseError):
             log.warning("Skipped what is under %s: %s", Shown(stream), Shown(page))
-            page = [self.life, b"", b"", b""]
-        life, newest, index, payloads = page
+            page = [self.life, b"", b"", b"", b""]
+        life, newest, index, payloads, beginning = page
         if life != self.life:
             raise ConnectionError(f"two servers answer: {self.life!r} and {life!r}")
         rows, end = parse_rows(feed.channel, stream, index.split(), payloads)
-        feed.take_page(parse_position(newest) if newest else None, rows, end)
+        newest = parse_position(newest) if newest else None
+        feed.take_page(newest, rows, end, parse_beginning(beginning))
         if feed.reading is not None:
             self._further[feed] = None
         else:

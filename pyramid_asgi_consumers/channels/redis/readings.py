@@ -28,6 +28,7 @@ class Joiner:
     __slots__ = (
         "after",
         "at_newest",
+        "beginning",
         "behind",
         "gap",
         "live",
@@ -43,9 +44,12 @@ class Joiner:
         reached: Position | None = None,
         at_newest: bool = False,
         behind: int = NEVER,
+        beginning: Position | None = None,
     ) -> None:
         #: It has had everything up to here; None where it comes from a place that never was.
         self.after = after
+        #: Where it comes from, if nothing was stored then.
+        self.beginning = beginning
         #: Whether it came without a place, while its feed was catching up: it begins at the newest
         #: event of its first page.
         self.at_newest = at_newest

@@ -7,6 +7,8 @@ from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.presence import Presence
 from pyramid_asgi_consumers.channels.redis.session import Session
 
+EXPIRY = 100
+
 
 class Subscriber:
     channels = ("a",)
@@ -16,10 +18,14 @@ class Subscriber:
     def __init__(self):
         self.replayed = []
         self.queue = []
+        self.positions = {}
 
     @property
     def items(self):
         return self.replayed + self.queue
+
+    def begin(self, channel, event_id):
+        self.positions.setdefault(channel, event_id)
 
     def put(self, item):
         self.queue.append(item)
@@ -42,7 +48,7 @@ def numbers(subscriber):
 
 
 def live_feed():
-    feed = StreamFeed("a", False)
+    feed = StreamFeed("a", False, EXPIRY)
     feed.next_page()
     feed.take_page((1, 1), [], None)
     return feed

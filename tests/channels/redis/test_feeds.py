@@ -7,6 +7,7 @@ from pyramid_asgi_consumers.channels.events import encode, make_event
 from pyramid_asgi_consumers.channels.feeds import Feed
 from pyramid_asgi_consumers.channels.redis import feeds, readings
 from tests.channels.redis.subscribers import (
+    EXPIRY,
     Subscriber,
     event,
     event_at,
@@ -200,7 +201,7 @@ def test_a_clock_that_is_put_back_keeps_no_event_back():
 
 
 def test_a_feed_forgets_what_was_published_in_an_epoch_that_is_gone():
-    feed = feeds.StreamFeed("a", False)
+    feed = feeds.StreamFeed("a", False, EXPIRY)
     feed.next_page()
     feed.take_page((5, 1), [], None)
     steady = join(feed, None)
@@ -232,7 +233,7 @@ def test_who_comes_while_a_feed_catches_up_gets_nothing_of_that():
 
 
 def test_who_comes_while_the_first_page_is_on_its_way_gets_nothing_of_what_came_behind_that():
-    feed = feeds.StreamFeed("a", False)
+    feed = feeds.StreamFeed("a", False, EXPIRY)
     first, newcomer = Subscriber(), Subscriber()
     feed.add(first, None, True)
     assert feed.next_page() is None
@@ -300,7 +301,7 @@ def test_a_gap_that_nobody_can_count_is_everybodys():
 
 
 def test_who_subscribed_while_redis_was_out_of_touch_has_a_gap():
-    feed = feeds.StreamFeed("a", True)
+    feed = feeds.StreamFeed("a", True, EXPIRY)
     subscriber = join(feed, None)
     feed.next_page()
     feed.take_page((1, 7), [], None)

@@ -14,7 +14,7 @@ class LoneHub(Hub):
 
 
 def lone_hub():
-    return LoneHub(Keys("", 0), None, None, 1.0)
+    return LoneHub(Keys("", 0), None, None, 1.0, 100)
 
 
 async def test_an_outage_is_said_once_and_so_is_its_end(caplog):

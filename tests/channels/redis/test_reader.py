@@ -275,7 +275,7 @@ async def test_a_page_from_another_server_than_the_subscribers_is_not_taken():
     reading = lone_session({b"0:a": feed}).reader
     reading.life = b"one"
     with pytest.raises(ConnectionError, match="two servers"):
-        reading._take_page(feed, [b"other", b"1-1", b"", b""])
+        reading._take_page(feed, [b"other", b"1-1", b"", b"", b""])
 
 
 async def test_a_feed_that_is_live_is_not_read_again_for_who_needs_no_replay():
@@ -302,14 +302,14 @@ def reader_of(connection, *names):
     reading = reader.StoredReader(feeds, keys, connection, SECONDS, lambda: None)
     reading.life = b"one"
     for name in names:
-        feed = feeds[keys.redis_channel(name)] = StreamFeed(name, False)
+        feed = feeds[keys.redis_channel(name)] = StreamFeed(name, False, 100)
         feed.add(Subscriber(), None, in_touch=True)
         feed.confirmed = True
         reading.want(feed)
     return reading, feeds
 
 
-EMPTY = [b"one", b"", b"", b""]
+EMPTY = [b"one", b"", b"", b"", b"1 one"]
 
 
 async def test_a_channel_that_was_left_before_it_was_asked_for_is_not_read():

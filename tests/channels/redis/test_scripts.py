@@ -131,7 +131,7 @@ def test_an_error_after_it_was_stored_says_so(redis_server, run, key):
 
 def page(run, start="0-1", entries=100, size=10_000):
     """The entries of a page as (id, id before, payload), its newest id, and the server's life."""
-    life, newest, index, payloads = run(READ, start, entries, size)
+    life, newest, index, payloads, _ = run(READ, start, entries, size)
     words = index.split()
     found, at = [], 0
     for entry_id, before, length in zip(words[::3], words[1::3], words[2::3], strict=True):
@@ -238,7 +238,7 @@ def test_a_script_is_sent_whole_once_in_a_batch(redis_server, key):
     commands = batch_of(calls)
     assert [command[0] for command in commands] == ["EVAL", "EVALSHA", "EVAL"]
     redis_server.client.script_flush()
-    first, second, (_, newest, _, _) = (
+    first, second, (_, newest, *_) = (
         redis_server.client.execute_command(*command) for command in commands
     )
     assert parts(second)[1] == parts(first)[1] + 1 and newest == second
