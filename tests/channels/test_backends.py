@@ -504,12 +504,14 @@ async def test_positions_are_exact_whoever_publishes_meanwhile(kind):
         thread = threading.Thread(target=publish)
         places = list(await follow(0))
         thread.start()
-        for _ in range(15):
-            for pair in await asyncio.gather(*(follow(length) for length in range(3))):
-                places += pair
-            places.append(await channels.position("a"))
-        enough.set()
-        thread.join()
+        try:
+            for _ in range(15):
+                for pair in await asyncio.gather(*(follow(length) for length in range(3))):
+                    places += pair
+                places.append(await channels.position("a"))
+        finally:
+            enough.set()
+            thread.join()
         ids.append(await channels.publish("a", "last"))
         for place in places:
             assert await rest(place) == [event_id for event_id in ids if event_id > place]

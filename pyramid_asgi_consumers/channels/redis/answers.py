@@ -24,6 +24,8 @@ from pyramid_asgi_consumers.exceptions import ChannelsError, PublishRefused, Pub
 EXPECTED = (ChannelsError, RedisError, OSError, asyncio.TimeoutError)
 #: Redis's answers to a command that it did not carry out.
 ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError)
+# How the doubt about what was sent begins.
+UNKNOWN = "Whether it was published is unknown: "
 #: Why a command gets no answer where the backend is closed.
 CLOSED = "the connection was closed"
 
@@ -70,4 +72,11 @@ def unreachable(reason: object) -> PublishRefused:
 
 def unknown(reason: object) -> PublishUnknown:
     """Return the error for what was sent and not answered."""
-    return PublishUnknown(f"Whether it was published is unknown: {reason}")
+    return PublishUnknown(f"{UNKNOWN}{reason}")
+
+
+def not_told(asked: str, error: ChannelsError) -> ChannelsError:
+    """Return the error for who published nothing, and only asked this."""
+    untold = ChannelsError(f"{asked} is unknown: {str(error).removeprefix(UNKNOWN)}")
+    untold.__cause__ = error
+    return untold

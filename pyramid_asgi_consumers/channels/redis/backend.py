@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from pyramid_asgi_consumers.channels.forks import PerProcess
 from pyramid_asgi_consumers.channels.positions import make_id
+from pyramid_asgi_consumers.channels.redis.answers import not_told
 from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
 from pyramid_asgi_consumers.channels.redis.blocking import BlockingCommands
 from pyramid_asgi_consumers.channels.redis.commands import Commands
@@ -187,7 +188,7 @@ class RedisBackend:
 
 def _position(channel: str, reply: Any) -> str:
     if isinstance(reply, ChannelsError):
-        raise ChannelsError(f"Where {channel!r} stands is unknown: {reply}") from reply
+        raise not_told(f"Where {channel!r} stands", reply)
     _, newest, _, _, beginning = reply
     position = parse_position(newest) if newest else parse_beginning(beginning)
     assert position is not None  # Redis tells one of them
@@ -196,7 +197,7 @@ def _position(channel: str, reply: Any) -> str:
 
 def _present(channel: str, key: bytes, reply: Any) -> list[Any]:
     if isinstance(reply, ChannelsError):
-        raise ChannelsError(f"Who is present on {channel!r} is unknown: {reply}") from reply
+        raise not_told(f"Who is present on {channel!r}", reply)
     return members_of(key, reply)
 
 
