@@ -18,6 +18,8 @@ __all__ = [
     "LifespanError",
     "PublishRefused",
     "PublishUnknown",
+    "StreamEnded",
+    "StreamRefused",
     "SubscriptionOverflow",
     "WSGIError",
     "WebSocketDenied",
@@ -79,6 +81,30 @@ class WebSocketDenied(Exception):
 
     def __str__(self) -> str:
         return f"{self.response.status} for the websocket {self.response.request.path_qs}"
+
+
+class StreamRefused(Exception):
+    """What a test wanted to read as an event stream is none.
+
+    ``response`` is the answer, a WebTest response: a refusal, a redirect, a 204, or another type
+    than ``text/event-stream``.
+    """
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        response = self.response
+        kind = f" ({response.content_type})" if response.status_int == 200 else ""
+        return f"{response.status}{kind} for the event stream {response.request.path_qs}"
+
+
+class StreamEnded(EOFError):
+    """A test waited for the next event of a stream that has ended.
+
+    The ``__cause__`` is what the application raised, if it did.
+    """
 
 
 class BodyTooLarge(Exception):

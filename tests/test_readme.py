@@ -12,6 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 import pytest
+from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError
 from pyramid.httpexceptions import HTTPForbidden, HTTPNotFound
 from pyramid.response import Response
@@ -20,6 +21,7 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 from transaction.interfaces import NoTransaction
 
 from pyramid_asgi_consumers import InvalidMessage, SubscriptionOverflow
+from pyramid_asgi_consumers.interfaces import IChannels
 from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
 from tests.cookiecutter import conftest
 from tests.support import clients
@@ -43,7 +45,7 @@ BLOCKS = {
 
 #: Those that are saved as a module, and those that go into a conftest.py.
 SAVED = {("A first example", 0): "app", ("A whole example", 0): "chat"}
-FIXTURES = ("Testing", 1)
+FIXTURES = ("Testing", 2)
 
 
 @pytest.fixture
@@ -128,6 +130,32 @@ def test_the_first_example_is_served_as_it_says(directory):
 
 def test_the_first_test_passes(directory):
     run_block("Testing").test_page_and_websocket()
+
+
+def test_the_test_of_a_stream_passes():
+    async def news(scope, receive, send):
+        headers = dict(scope["headers"])
+        since = headers.get(b"last-event-id", b"").decode() or None
+        channels = scope["pyramid.registry"].getUtility(IChannels)
+        async with channels.subscribe("news", since=since) as events:
+            kind = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": kind})
+            async for event in events:
+                body = f"id: {event.id}\ndata: {event.data}\n\n".encode()
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def publish(request):
+        request.channels.publish("news", request.params["text"])
+        return Response()
+
+    with Configurator(settings={"asgi.channels.history": 10}) as config:
+        config.include("pyramid_asgi_consumers")
+        config.add_asgi_consumer("/news", "http", news)
+        config.add_route("publish", "/publish")
+        config.add_view(publish, route_name="publish")
+        app = config.make_asgi_app()
+    with TestApp(app) as testapp:
+        run_block("Testing", 1).test_a_reader_that_comes_back_misses_nothing(testapp)
 
 
 @pytest.mark.parametrize(

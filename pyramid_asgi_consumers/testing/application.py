@@ -1,9 +1,10 @@
-""":class:`TestApp`: WebTest over an ASGI application, websockets included. The test's side.
+""":class:`TestApp`: WebTest over an ASGI application, websockets and streams included.
 
-All of it runs in the thread of the test. ``server.py`` is what it tests with: a copy of the
-application on an event loop in a thread of its own, from the first call or open websocket to the
-end of the last. ``scopes.py`` and ``messages.py`` say what the application gets, ``wsgi.py`` what
-else of the test its views see; ``websocket.py`` is what a test has of a websocket.
+It is the test's side, and all of it runs in the thread of the test. ``server.py`` is what it tests
+with: a copy of the application on an event loop in a thread of its own, from the first call, open
+websocket or stream to the end of the last. ``scopes.py`` and ``messages.py`` say what the
+application gets, ``wsgi.py`` what else of the test its views see; ``websocket.py`` is what a test
+has of a websocket, ``stream.py`` what it has of an event stream.
 """
 
 import copy
@@ -18,10 +19,13 @@ from webtest import utils
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.lifespan import running
-from pyramid_asgi_consumers.testing import messages
+from pyramid_asgi_consumers.testing import messages, timeouts
 from pyramid_asgi_consumers.testing.scopes import number, scope_of
 from pyramid_asgi_consumers.testing.server import Server
-from pyramid_asgi_consumers.testing.websocket import TestWebSocket, opened
+from pyramid_asgi_consumers.testing.stream import TestStream
+from pyramid_asgi_consumers.testing.stream import opened as opened_stream
+from pyramid_asgi_consumers.testing.websocket import TestWebSocket
+from pyramid_asgi_consumers.testing.websocket import opened as opened_websocket
 
 
 class TestApp(webtest.TestApp):
@@ -79,10 +83,16 @@ class TestApp(webtest.TestApp):
         # The test may read it, too, in response.request.
         environ["wsgi.input"] = io.BytesIO(body)
         with self._serving() as server:
-            call = server.call(scope_of(environ, "http"), environ, messages.of_body(body))
+            scope = scope_of(environ, "http")
+            call = server.call(scope, environ, messages.of_body(body))
             try:
                 call.start(call.serve())
-                server.thread.wait(lambda: call.done)
+                server.thread.wait(lambda: call.done or call.connection.streams)
+                if not server.thread.wait(lambda: call.done, timeouts.ENDLESS):
+                    raise TimeoutError(
+                        f"{scope['path']} answers with an event stream, which has not ended within"
+                        f" {timeouts.ENDLESS:g} s: testapp.stream() reads those that go on"
+                    )
             finally:
                 call.cancel()
                 call.details.hand_back()
@@ -129,11 +139,66 @@ class TestApp(webtest.TestApp):
             call = server.call(scope, request.environ, [{"type": "websocket.connect"}])
             try:
                 call.start(call.serve())
-                websocket = opened(self, call, request)
+                websocket = opened_websocket(self, call, request)
                 yield websocket
                 websocket.close()
             finally:
                 call.cancel()
+
+    @contextmanager
+    def stream(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        extra_environ: Mapping[str, Any] | None = None,
+    ) -> Iterator["TestStream"]:
+        """Read an event stream: ``with testapp.stream("/news") as stream: stream.receive()``.
+
+        ``url`` is a path or a whole URL; ``headers`` are sent with the request, which has those of
+        a browser's ``EventSource`` besides: ``{"Last-Event-ID": stream.last_event_id}`` comes back
+        as that does; ``extra_environ`` is what the environ of Pyramid requests has besides the
+        ``TestApp``'s own. Cookies are shared with the requests of this ``TestApp``, both ways. Any
+        response with the type ``text/event-stream`` is one, whoever sends it.
+
+        Views run in the thread of the test, as those of a websocket do, and there may be several
+        users, each with a ``TestApp`` of their own. Use the stream in the thread that has opened
+        it. Who sends much more than the test has received waits, as on a server.
+
+        The end of the block leaves the stream and waits for the application to end. Where the block
+        raises, it is cancelled.
+
+        Raises :class:`.StreamRefused` where the answer is no event stream; what a view or a
+        consumer raises before it has answered; TimeoutError where there is no answer within
+        5 seconds, or the application does not end within 5 seconds and ``asgi.leave_timeout`` when
+        the stream is left.
+        """
+        request = self._request(url, extra_environ)
+        # HTML standard § 9.2.2 and § 9.2.3; the cache mode is "no-store".
+        request.headers.update({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
+        request.headers.update(headers or {})
+        last_event_id = request.headers.get("Last-Event-ID", "")
+        if last_event_id:
+            # It alone is sent as UTF-8.
+            request.headers["Last-Event-ID"] = last_event_id.encode().decode("latin-1")
+        self.cookiejar.add_cookie_header(utils._RequestCookieAdapter(request))
+        with self._serving() as server:
+            scope = scope_of(request.environ, "http")
+            # What servers say, for an application that then asks whether its client has left:
+            # Starlette's else hears it from send() alone, and of a silent stream never.
+            scope["asgi"]["spec_version"] = "2.3"
+            call = server.call(scope, request.environ, messages.of_body(b""))
+            call.connection.hold_back(timeouts.MOST_UNREAD)
+            try:
+                call.start(call.serve())
+                stream = opened_stream(self, call, request, last_event_id)
+                yield stream
+                stream.close()
+            finally:
+                call.cancel()
+
+    def _request(self, url: str, extra_environ: Mapping[str, Any] | None) -> Any:
+        environ = self._make_environ(extra_environ)
+        return self.RequestClass.blank(self._remove_fragment(url), environ)
 
     def _handshake(
         self,
@@ -146,8 +211,7 @@ class TestApp(webtest.TestApp):
         """The request with which a client opens a websocket (RFC 6455 section 4.1)."""
         if url.startswith(("ws:", "wss:")):
             url = "http" + url[2:]
-        environ = self._make_environ(extra_environ)
-        request = self.RequestClass.blank(self._remove_fragment(url), environ)
+        request = self._request(url, extra_environ)
         request.http_version = "HTTP/1.1"
         request.headers.update(
             {

@@ -48,6 +48,8 @@ class Call:
         self.error: BaseException | None = None
         #: Whether a consumer runs, or has run.
         self.in_consumer = False
+        #: Whether its view's event stream was given up, since it did not end.
+        self.is_endless = False
         self.done = False
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -66,6 +68,19 @@ class Call:
         if not self.done:
             self.thread.loop.call_soon_threadsafe(lambda: self.task.cancel())
             self.thread.wait(lambda: self.done, timeouts.TIMEOUT)
+
+    def wait_for_end(self, who: str, after: str) -> None:
+        """Wait for it to end ``after`` its client has left, as long as an application may take.
+
+        Raises TimeoutError, with ``who`` it is that goes on.
+        """
+        # A function that goes on is cancelled, as on a server.
+        timeout = timeouts.TIMEOUT + self.app.leave_timeout
+        if not self.thread.wait(lambda: self.done, timeout):
+            raise TimeoutError(
+                f"{who} of {self.scope['path']} did not end within {timeout:g} s after {after}; it"
+                f" is at {self.task!r}"
+            )
 
     async def serve(self) -> None:
         """Call the application; what it raises is in ``error`` then."""

@@ -28,6 +28,8 @@ class Connection:
         self.scope = scope
         #: What the application has sent, and the test has not taken yet.
         self.sent: deque[Message] = deque()
+        #: Whether the response is an event stream.
+        self.streams = False
         #: Code and reason of a websocket's close, the first of the two sides'.
         self.closed = (1006, "")
         self._waiting = deque(waiting)
@@ -37,15 +39,33 @@ class Connection:
         # The loop's time from which sending fails.
         self._gone_at = math.inf
         self._expected = messages.first(scope)
+        # The bytes of a body that wait for the test, which sending waits for from some size on.
+        self._most = math.inf
+        self._unread = 0
+        self._taken = asyncio.Event()
 
     # For the test's thread.
+
+    def hold_back(self, most: float) -> None:
+        """Have sending wait while more than ``most`` bytes wait for the test, as servers do."""
+        self._most = most
+
+    def take(self) -> Message:
+        """The first message that waits for the test."""
+        message = self.sent.popleft()
+        if self._most < math.inf:
+            self.thread.loop.call_soon_threadsafe(self._note_taken, len(message.get("body", b"")))
+        return message
 
     def deliver(self, message: Message) -> None:
         """Let the application receive ``message``."""
         self.thread.loop.call_soon_threadsafe(self._deliver, message)
 
-    def leave(self, code: int, reason: str) -> None:
-        """Let the application see that the websocket's client has left, unless it has closed."""
+    def leave(self, code: int = 1006, reason: str = "") -> None:
+        """Let the application see that the client has left, unless it has ended the connection.
+
+        A websocket's says why.
+        """
         self.thread.loop.call_soon_threadsafe(self._leave, code, reason)
 
     # For the loop's thread.
@@ -57,7 +77,8 @@ class Connection:
                 return self._farewell
             self._arrived.clear()
             await self._arrived.wait()
-        self._gone_at = max(self._gone_at, self.thread.loop.time() + timeouts.GRACE)
+        if self._gone_at:
+            self._gone_at = max(self._gone_at, self.thread.loop.time() + timeouts.GRACE)
         return self._waiting.popleft()
 
     async def send(self, message: Message) -> None:
@@ -70,11 +91,15 @@ class Connection:
             self._arrived.set()
         if message["type"] == "websocket.close":
             self._leave(message.get("code", 1000), message.get("reason") or "")
-        self.thread.tell(self.sent.append, message)
+        self.thread.tell(self._note_sent, message)
+        self._unread += len(message.get("body", b""))
+        while self._unread > self._most and self._farewell is None:
+            self._taken.clear()
+            await self._taken.wait()
 
     def check_end(self) -> None:
-        """Raise RuntimeError where a response has no end."""
-        if self.scope["type"] == "http" and self._expected:
+        """Raise RuntimeError where a response has no end, and somebody waits for it."""
+        if self.scope["type"] == "http" and self._expected and self._gone_at:
             raise RuntimeError(
                 f"{self._named}: the application returned before the end of its response; a"
                 ' consumer sends "http.response.start", and "http.response.body" until one has no'
@@ -90,9 +115,23 @@ class Connection:
         self._waiting.append(message)
         self._arrived.set()
 
+    def _note_sent(self, message: Message) -> None:
+        self.sent.append(message)
+        self.streams = self.streams or messages.starts_stream(message)
+
+    def _note_taken(self, size: int) -> None:
+        self._unread -= size
+        self._taken.set()
+
     def _leave(self, code: int, reason: str) -> None:
-        if self._farewell is None:
+        if self._farewell is not None:
+            return
+        if self.scope["type"] == "websocket":
             self.closed = (code, reason)
             self._farewell = {"type": "websocket.disconnect", "code": code, "reason": reason}
             self._gone_at = self.thread.loop.time() + timeouts.GRACE
-            self._arrived.set()
+        else:
+            self._farewell = {"type": "http.disconnect"}
+            self._gone_at = 0
+        self._arrived.set()
+        self._taken.set()

@@ -63,15 +63,24 @@ class EventParser:
                 self._is_first = False
             self._lines.append(line.decode("utf-8", "replace"))
 
+    def is_ready(self) -> bool:
+        """Whether an event has come whole that was not taken yet."""
+        while self._lines and (self._lines[0] or not self._data):
+            if line := self._lines.popleft():
+                self._process(line)
+            else:
+                self._dispatch()
+        return bool(self._lines)
+
     def take(self) -> ServerSentEvent | None:
         """The next event that has come whole, or None."""
-        while self._lines:
-            line = self._lines.popleft()
-            if line:
-                self._take_line(line)
-            elif (event := self._dispatched()) is not None:
-                return event
-        return None
+        if not self.is_ready():
+            return None
+        self._lines.popleft()
+        event, retry = self._event or "message", self._retry
+        data = "\n".join(self._data)
+        self._dispatch()
+        return ServerSentEvent(data, event, self._last_event_id, retry)
 
     @property
     def last_event_id(self) -> str:
@@ -79,20 +88,16 @@ class EventParser:
 
         That is the id of the last of them, or one that has come since without an event.
         """
-        while self._lines and (self._lines[0] or not self._data):
-            line = self._lines.popleft()
-            if line:
-                self._take_line(line)
-            else:
-                self._dispatched()
+        self.is_ready()
         return self._last_event_id
 
     @property
     def unfinished(self) -> str:
         """What has come of the data of an event that has not ended, for error messages."""
-        return "\n".join([*self._data, self._rest.decode("utf-8", "replace")])
+        rest = self._rest.decode("utf-8", "replace")
+        return "\n".join([*self._data, *([rest] if rest else [])])
 
-    def _take_line(self, line: str) -> None:
+    def _process(self, line: str) -> None:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if not name:
@@ -107,11 +112,6 @@ class EventParser:
             if len(value) <= _MOST_DIGITS:
                 self.retry = self._retry = int(value)
 
-    def _dispatched(self) -> ServerSentEvent | None:
+    def _dispatch(self) -> None:
         self._last_event_id = self._id
-        event = None
-        if self._data:
-            data = "\n".join(self._data)
-            event = ServerSentEvent(data, self._event or "message", self._id, self._retry)
         self._data, self._event, self._retry = [], "", None
-        return event

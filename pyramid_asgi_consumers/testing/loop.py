@@ -41,8 +41,8 @@ _OWN = _Own()
 class LoopThread:
     """Runs an event loop in a thread, from its making until :meth:`close`.
 
-    :meth:`jobs`, :meth:`wait` and :meth:`close` are for the threads of tests, of which there may be
-    several at once; :meth:`leave` and :meth:`tell` are for all.
+    :meth:`jobs`, :meth:`wait`, :meth:`let_run` and :meth:`close` are for the threads of tests, of
+    which there may be several at once; :meth:`leave` and :meth:`tell` are for all.
     """
 
     def __init__(self) -> None:
@@ -99,6 +99,12 @@ class LoopThread:
             job()
             if deadline is not None:
                 deadline += time.monotonic() - began
+
+    def let_run(self) -> None:
+        """Wait until the loop has done what it was about to do."""
+        had_its_turn: list[bool] = []
+        self.loop.call_soon_threadsafe(self.tell, had_its_turn.append, True)
+        self.wait(lambda: had_its_turn, timeouts.TIMEOUT)
 
     def close(self) -> None:
         """End what still runs, then the loop and its thread.

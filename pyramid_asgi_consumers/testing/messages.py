@@ -51,6 +51,16 @@ def after(message: Mapping[str, Any], expected: Order) -> Order:
     return {} if ends_response(message) else expected[message["type"]]
 
 
+def starts_stream(message: Mapping[str, Any]) -> bool:
+    """Whether ``message`` starts what ``EventSource`` takes for events (HTML standard § 9.2.2)."""
+    if message["type"] != "http.response.start" or message["status"] != 200:
+        return False
+    types = [
+        value for name, value in message.get("headers") or () if name.lower() == b"content-type"
+    ]
+    return [kind.partition(b";")[0].strip().lower() for kind in types] == [b"text/event-stream"]
+
+
 def ends_response(message: Mapping[str, Any]) -> bool:
     """Whether ``message`` is the end of a response, or of a denial."""
     return message["type"].endswith("response.body") and not message.get("more_body")

@@ -6,8 +6,10 @@ is raised that very object. The WSGI application gets the environ of the test he
 (``wsgi.py``).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
@@ -15,7 +17,8 @@ from pyramid.httpexceptions import HTTPException
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WebSocketDisconnect
 from pyramid_asgi_consumers.handshake.exchange import EXCHANGE
 from pyramid_asgi_consumers.raised import original
-from pyramid_asgi_consumers.testing.call import current_call
+from pyramid_asgi_consumers.testing import timeouts
+from pyramid_asgi_consumers.testing.call import Call, current_call
 
 
 def watched_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
@@ -26,11 +29,18 @@ def watched_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[byt
         environ = call.details.environ_for_view(environ)
         start_response = call.details.noting(start_response)
         suspended = False
+        if EXCHANGE not in environ:
+            # The test takes nothing while its thread is here.
+            call.connection.hold_back(math.inf)
         try:
             result = wsgi_app(environ, start_response)
+            began = monotonic()
             try:
                 # Not "yield from", which would close it, too.
                 for chunk in result:
+                    if monotonic() - began > timeouts.ENDLESS and call.details.is_event_stream:
+                        call.is_endless = True
+                        raise _endless(call)
                     suspended = True
                     yield chunk
                     suspended = False
@@ -48,6 +58,14 @@ def watched_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[byt
             raise ClientDisconnected("The test is raised what its view has raised") from error
 
     return watched
+
+
+def _endless(call: Call) -> TimeoutError:
+    return TimeoutError(
+        f"The event stream of {call.scope['path']}, which the thread of the test iterates, has not"
+        f" ended within {timeouts.ENDLESS:g} s. One that goes on is an async iterator, or the"
+        " function of add_event_stream; testapp.stream() reads those"
+    )
 
 
 class WatchedConsumers:

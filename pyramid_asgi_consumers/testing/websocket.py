@@ -112,15 +112,8 @@ class TestWebSocket:
         still the consumer's to receive, and what it sends can still be received. Raises
         TimeoutError where it does not end within 5 seconds and ``asgi.leave_timeout``.
         """
-        call = self._call
         self._connection.leave(code, reason)
-        # A function that goes on is cancelled, as on a server.
-        timeout = timeouts.TIMEOUT + call.app.leave_timeout
-        if not call.thread.wait(lambda: call.done, timeout):
-            raise TimeoutError(
-                f"The consumer of {call.scope['path']} did not end within {timeout:g} s after the"
-                f" websocket was closed; it is at {call.task!r}"
-            )
+        self._call.wait_for_end("The consumer", "the websocket was closed")
         self.close_code, self.close_reason = self._connection.closed
 
     def _open(self, request: Any) -> None:

@@ -30,6 +30,8 @@ class WSGIDetails:
         # What the WSGI application has started its last response with.
         self._status = ""
         self._spelling: dict[str, str] = {}
+        #: Whether that is an event stream.
+        self.is_event_stream = False
 
     # To the view.
 
@@ -62,6 +64,10 @@ class WSGIDetails:
             write = start_response(status, headers, *exc_info)
             self._status = status
             self._spelling = {name.lower(): name for name, _ in headers}
+            self.is_event_stream = any(
+                name.lower() == "content-type" and value.startswith("text/event-stream")
+                for name, value in headers
+            )
             return write
 
         return start

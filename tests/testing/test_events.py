@@ -33,23 +33,21 @@ def read_whole(stream):
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     events, last_id, time = [], "", None
     # What no empty line follows does not count, but for its reconnection time.
-    for block in re.findall(r"((?:[^\n]+\n)*)(\n|\Z)", text[: text.rfind("\n") + 1]):
-        block, end = block
-        fields = re.findall(r"^([^:\n]+)(?::[ ]?([^\n]*))?$", block, re.M)
-        found = {name: value for name, value in fields if name != "id" or "\0" not in value}
-        times = [
-            int(value)
-            for name, value in fields
-            if re.fullmatch("[0-9]+", value) and name == "retry"
+    for block, end in re.findall(r"((?:[^\n]+\n)*)(\n|\Z)", text[: text.rfind("\n") + 1]):
+        fields = [
+            (name, value)
+            for name, value in re.findall(r"^([^:\n]+)(?::[ ]?([^\n]*))?$", block, re.M)
+            if not (name == "id" and "\0" in value)
+            and not (name == "retry" and not re.fullmatch("[0-9]+", value))
         ]
-        time = times[-1] if times else time
-        if not end:
-            break
-        last_id = found.get("id", last_id)
-        data = "\n".join(value for name, value in fields if name == "data")
-        if "data" in found:
-            name = found.get("event") or "message"
-            events.append((data, name, last_id, times[-1] if times else None))
+        found = dict(fields)
+        retry = int(found["retry"]) if "retry" in found else None
+        time = time if retry is None else retry
+        if end:
+            last_id = found.get("id", last_id)
+        if end and "data" in found:
+            data = "\n".join(value for name, value in fields if name == "data")
+            events.append((data, found.get("event") or "message", last_id, retry))
     return events, last_id, time
 
 
@@ -77,7 +75,7 @@ def test_the_examples_of_the_standard():
         b"data:  third event\n",
     )
     assert events == [ServerSentEvent("first event", id="1"), ServerSentEvent("second event")]
-    assert parser.unfinished == " third event\n"
+    assert parser.unfinished == " third event"
     assert parser.comments == 1
     events, _ = read(b"data\n\ndata\ndata\n\ndata:")
     assert events == [ServerSentEvent(""), ServerSentEvent("\n")]
