@@ -164,3 +164,7 @@ class IChannelsBackend(Interface):
 
 class IChannels(Interface):
     """The ``Channels`` of an application."""
+
+
+class IStopping(Interface):
+    """The ``Stopping`` of an application: tells responses without an end that the server stops."""

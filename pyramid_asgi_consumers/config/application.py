@@ -19,8 +19,14 @@ from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
-from pyramid_asgi_consumers.interfaces import IConsumerMapper, IHandshakes, ILifespanFactories
+from pyramid_asgi_consumers.interfaces import (
+    IConsumerMapper,
+    IHandshakes,
+    ILifespanFactories,
+    IStopping,
+)
 from pyramid_asgi_consumers.lifespan import Lifespan
+from pyramid_asgi_consumers.stopping import Stopping
 from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 from pyramid_asgi_consumers.wsgi.threads import check_threads
 
@@ -154,4 +160,5 @@ def _warn_of_islands(config):
 
 
 def includeme(config):
+    config.registry.registerUtility(Stopping(), IStopping)
     config.add_directive("make_asgi_app", make_asgi_app, action_wrap=False)

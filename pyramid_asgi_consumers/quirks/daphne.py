@@ -340,3 +340,9 @@ def _is_busy(server: Any) -> bool:
 def _applications(server: Any) -> list[Any]:
     found = (details.get("application_instance") for details in server.connections.values())
     return [application for application in found if application is not None]
+
+
+def is_stopping(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether Twisted's reactor, in which Daphne runs, stops, if it is what runs ``loop``."""
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    return getattr(reactor, "_asyncioEventloop", None) is loop and reactor._stopped

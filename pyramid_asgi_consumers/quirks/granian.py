@@ -3,10 +3,12 @@
 import asyncio
 import multiprocessing.util
 import re
+import signal
 import sys
+import threading
 from typing import Any
 
-from pyramid_asgi_consumers.quirks.specification import Headers, Leave, Server
+from pyramid_asgi_consumers.quirks.specification import Headers, Leave, Server, Stop
 
 
 class Granian(Server):
@@ -97,11 +99,61 @@ def before_shutdown(leave: Leave) -> None:
     It leaves its event loop as it stands, neither running nor closed.
     """
     loop = asyncio.get_running_loop()
-    names = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
-    if not any(re.match(r"M[PT]Server\._spawn_asgi_", name) for name in names):
+    if not any(_is_of_worker(task.get_coro()) for task in asyncio.all_tasks()):
         return
 
     def run() -> None:
         loop.run_until_complete(leave(None))
 
     multiprocessing.util.Finalize(None, run, exitpriority=0)
+
+
+def _is_of_worker(coroutine: Any) -> bool:
+    name = getattr(coroutine, "__qualname__", "")
+    return re.match(r"M[PT]Server\._spawn_asgi_", name) is not None
+
+
+def stop_of(coroutine: Any) -> Stop | None:
+    """What tells of the stop of Granian 2.8.9's worker, if ``coroutine`` is its.
+
+    The worker is told by SIGTERM or SIGINT. It waits for its connections before it tells anybody,
+    and with uvloop nobody can ask for the handlers that there are: so they are called from one that
+    is put before them.
+    """
+    if threading.current_thread() is not threading.main_thread() or not _is_of_worker(coroutine):
+        return None
+
+    def has_begun() -> bool:
+        # Anybody may have set another handler since.
+        return any([_Noting.before(number) for number in (signal.SIGINT, signal.SIGTERM)])
+
+    has_begun()
+    return Stop(coroutine, has_begun)
+
+
+class _Noting:
+    """The handler of a signal that notes that it came, and calls the ``handler`` before it.
+
+    An event loop hears of a signal through a file descriptor, whatever the handler is.
+    """
+
+    has_come = False
+
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.has_come = True
+        self._handler(number, frame)
+
+    @classmethod
+    def before(cls, number: int) -> bool:
+        """Whether the signal has come since one was put there; put one there."""
+        handler = signal.getsignal(number)
+        if isinstance(handler, cls):
+            return handler.has_come
+        if callable(handler):
+            signal.signal(number, cls(handler))
+            # As event loops have it; the call before has undone it.
+            signal.siginterrupt(number, False)
+        return False

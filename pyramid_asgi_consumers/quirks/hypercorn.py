@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pyramid_asgi_consumers.quirks.specification import Server
+from pyramid_asgi_consumers.quirks.specification import Server, Stop
 
 
 class Hypercorn(Server):
@@ -132,3 +132,20 @@ def patience() -> float | None:
                     _stopping[loop] = running.f_locals["config"].graceful_timeout
                     break
     return _stopping.get(loop)
+
+
+def stop_of(coroutine: Any) -> Stop | None:
+    """What tells of the stop of the server that ``coroutine`` runs, if that is Hypercorn 0.18.
+
+    Its worker processes see no signal.
+    """
+    module = sys.modules.get("hypercorn.asyncio.run")
+    if module is None or coroutine.cr_code is not module.worker_serve.__code__:
+        return None
+
+    def has_begun() -> bool:
+        # There is none before it listens.
+        context = coroutine.cr_frame.f_locals.get("context")
+        return context is not None and (context.terminate.is_set() or context.terminated.is_set())
+
+    return Stop(coroutine, has_begun)

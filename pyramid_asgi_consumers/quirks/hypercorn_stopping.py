@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from pyramid_asgi_consumers import stubborn
+from pyramid_asgi_consumers.quirks.told import TOLD, Told
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,10 @@ class ClosingWebsockets:
         self.open: set[Any] = set()
         #: Set for good by :meth:`close`. From then on no websocket is accepted.
         self.is_closing = False
+        self._told = Told()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        TOLD.set(self._told)
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -118,6 +121,7 @@ class ClosingWebsockets:
     async def close(self) -> None:
         """Close all websockets with 1012, "service restart" (RFC 6455 section 7.4)."""
         self.is_closing = True
+        self._told.begin()
         if self.open:
             # A client that reads nothing does not hold the others up.
             await asyncio.wait(

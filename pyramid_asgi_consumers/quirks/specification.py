@@ -86,3 +86,24 @@ PLAIN = Server()
 
 #: It gets the seconds that it may take, None where the server does not say.
 Leave = Callable[[float | None], Coroutine[Any, Any, object]]
+
+
+class Stop:
+    """A server that runs on an event loop, by the ``coroutine`` that serves.
+
+    ``has_begun()`` tells whether it has begun to stop, until it is over.
+    """
+
+    def __init__(self, coroutine: Any, has_begun: Callable[[], bool]) -> None:
+        self._coroutine = coroutine
+        self.has_begun = has_begun
+
+    def is_over(self) -> bool:
+        """Whether it serves no more."""
+        return self._coroutine.cr_frame is None
+
+    def hold_up(self, have_ended: Callable[[], bool]) -> None:
+        """Have the server wait a little for what ends, until ``have_ended()``.
+
+        Called once. Most servers do wait for their responses.
+        """

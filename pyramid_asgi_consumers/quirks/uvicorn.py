@@ -5,11 +5,12 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from pyramid_asgi_consumers import stubborn
-from pyramid_asgi_consumers.quirks.specification import Leave, Server
+from pyramid_asgi_consumers.quirks.specification import Leave, Server, Stop
 
 
 def put_before(scope: Mapping[str, Any]) -> str:
@@ -93,3 +94,26 @@ async def drain() -> None:
         bound = server.config.timeout_graceful_shutdown
         _, pending = await asyncio.wait(tasks, timeout=bound)
         stubborn.leave_alone(pending, bound)
+
+
+def stop_of(coroutine: Any) -> Stop | None:
+    """What tells of the stop of the server that ``coroutine`` runs, if that is Uvicorn 0.54.
+
+    It may run in any thread, and be run by any function of its user's.
+    """
+    server_class = getattr(sys.modules.get("uvicorn.server"), "Server", None)
+    if server_class is None:
+        return None
+    # Who calls these one by one has no call of serve().
+    for function in (server_class.serve, server_class.main_loop, server_class.shutdown):
+        if coroutine.cr_code is function.__code__:
+            return Stop(coroutine, partial(_has_begun_to_stop, coroutine.cr_frame.f_locals["self"]))
+    return None
+
+
+def _has_begun_to_stop(server: Any) -> bool:
+    if server.should_exit:
+        return True
+    # After limit_max_requests nobody sets that.
+    servers = getattr(server, "servers", ())
+    return bool(servers) and not any(each.is_serving() for each in servers)

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any, cast
 
 from pyramid_asgi_consumers.lifespan import running
+from pyramid_asgi_consumers.quirks import TOLD, Told
 from pyramid_asgi_consumers.wsgi.threads import call_soon
 
 #: Seconds in which an application is to start, and in which it is to stop.
@@ -48,6 +49,7 @@ class Background:
         self._thread: threading.Thread | None = None
         self._has_started = False
         self._is_stopped = False
+        self._told = Told()
 
     def start(self, run: Run) -> None:
         """Start by ``run``; return when the application has started, raise why it has not."""
@@ -67,7 +69,8 @@ class Background:
         async with running(self.app) as state:
             self._has_started = True
             self._start_ended.set()
-            await self.serve(_with_state(self.app, state), self.listener, self._stopping)
+            served = _with_state(self.app, state, self._told)
+            await self.serve(served, self.listener, self._stopping)
 
     def stop(self) -> None:
         """Stop; return when the application has. Raise what went wrong since it had started."""
@@ -87,15 +90,22 @@ class Background:
 
     def _stop_on_loop(self) -> None:
         if self._has_started:
+            self._told.begin()
             self._stopping.set()
         else:
             self._task.cancel()
 
 
-def _with_state(app: Callable[..., Any], state: Mapping[str, Any]) -> Callable[..., Any]:
-    """``app`` for a server, with the ``state`` of its lifespan, which runs already."""
+def _with_state(
+    app: Callable[..., Any], state: Mapping[str, Any], told: Told
+) -> Callable[..., Any]:
+    """``app`` for a server, with the ``state`` of its lifespan, which runs already.
+
+    It hears by ``told`` that the server stops.
+    """
 
     async def served(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        TOLD.set(told)
         if scope["type"] == "lifespan":
             # Hypercorn cannot do without.
             for phase in ("startup", "shutdown"):

@@ -1,0 +1,63 @@
+"""Responses without an end, that end when the server stops."""
+
+import asyncio
+import logging
+import os
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+
+from pyramid_asgi_consumers.interfaces import IStopping
+from tests.support.logs import log_to_stderr
+
+log_to_stderr()
+log = logging.getLogger("endlessapp")
+
+
+def home(request):
+    """Tells which process answers."""
+    return Response(str(os.getpid()))
+
+
+async def silent(scope, receive, send):
+    """Sends nothing more after its process, until it is to end."""
+    await _serve(scope, send, None)
+
+
+async def ticking(scope, receive, send):
+    """Sends all the time."""
+    await _serve(scope, send, 0.01)
+
+
+async def _serve(scope, send, pause):
+    async def send_body(body, more_body=True):
+        await send({"type": "http.response.body", "body": body, "more_body": more_body})
+
+    ended = asyncio.Event()
+    ends = scope["pyramid.registry"].getUtility(IStopping).of(asyncio.get_running_loop())
+    ends.add(ended.set)
+    try:
+        headers = [(b"Content-Type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send_body(f"{os.getpid()}\n".encode())
+        while not ended.is_set():
+            waiting = asyncio.ensure_future(ended.wait())
+            await asyncio.wait([waiting], timeout=pause)
+            await send_body(b"tick\n")
+        await send_body(b"the end", more_body=False)
+    finally:
+        ends.discard(ended.set)
+        log.info("%s is left", scope["path"])
+
+
+def main(global_config, **settings):
+    with Configurator(settings=settings) as config:
+        config.include("pyramid_asgi_consumers")
+        config.add_route("home", "/")
+        config.add_view(home, route_name="home")
+        for consumer in (silent, ticking):
+            config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
+        return config.make_asgi_app()
+
+
+app = main({})

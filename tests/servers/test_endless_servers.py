@@ -1,0 +1,244 @@
+"""Responses without an end, while the server stops: see ``endlessapp.py``.
+
+What servers wait for at most is a minute here, or for ever, as is the default of some: nothing of
+that may pass.
+"""
+
+import contextlib
+import http.client
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pyramid_asgi_consumers.testing import serving
+from tests.apps import endlessapp
+from tests.support import clients
+from tests.support.pserve import SERVERS, listening, pserve
+from tests.support.servers import DEADLINE, HOST, TRACEBACK, free_port, started, wait_until
+
+pytestmark = pytest.mark.streams
+
+APP = "tests.apps.endlessapp:app"
+
+UVICORN = "uvicorn --host 127.0.0.1 --port {port} "
+DAPHNE = "daphne --bind 127.0.0.1 --port {port} --application-close-timeout 60 "
+HYPERCORN = "hypercorn --bind 127.0.0.1:{port} --graceful-timeout 60 "
+GRANIAN = "granian --host 127.0.0.1 --port {port} --interface asgi "
+GUNICORN = "gunicorn --bind 127.0.0.1:{port} --graceful-timeout 60 --no-control-socket "
+ASGI = GUNICORN + "--worker-class asgi "
+
+COMMANDS = {
+    "uvicorn": UVICORN,
+    "uvicorn with asyncio": UVICORN + "--loop asyncio --http h11 ",
+    "uvicorn with workers": UVICORN + "--workers 2 ",
+    "daphne": DAPHNE,
+    "hypercorn": HYPERCORN,
+    "hypercorn in one process": HYPERCORN + "--workers 0 ",
+    "hypercorn with workers": HYPERCORN + "--workers 2 --worker-class uvloop ",
+    "granian": GRANIAN,
+    "granian with workers": GRANIAN + "--workers 2 --loop asyncio ",
+    "gunicorn": ASGI,
+    "gunicorn with workers": ASGI + "--workers 2 ",
+    "gunicorn with uvicorn": GUNICORN + "--worker-class uvicorn_worker.UvicornWorker ",
+}
+
+#: So many requests a worker answers here before it is replaced.
+MOST = 20
+
+RECYCLED = {
+    "uvicorn": UVICORN + f"--workers 2 --limit-max-requests {MOST} ",
+    "hypercorn": HYPERCORN + f"--max-requests {MOST} ",
+    "gunicorn": ASGI + f"--workers 2 --max-requests {MOST} ",
+    "gunicorn with uvicorn": GUNICORN
+    + f"--worker-class uvicorn_worker.UvicornWorker --max-requests {MOST} ",
+}
+
+
+@contextlib.contextmanager
+def running(name, command, directory):
+    """Run ``command``; wait for all of its workers."""
+    port = free_port()
+    command = (command + APP).format(port=port).split()
+    with started(name, command, port, directory) as server:
+        workers = 2 if "--workers 2" in " ".join(command) else 1
+        processes = set()
+
+        def are_there():
+            processes.add(clients.get(server, "/").body)
+            return len(processes) == workers
+
+        wait_until(are_there, f"its {workers} workers", server)
+        yield server
+
+
+class Streams:
+    """What a client reads that has opened some of the endless responses of ``server``."""
+
+    PATHS = ("/silent", "/ticking", "/silent", "/ticking")
+
+    def __init__(self, server, stack):
+        #: Those that have opened them.
+        self.processes = set()
+        self._responses = []
+        for path in self.PATHS:
+            connection = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
+            stack.callback(connection.close)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            self._responses.append(response)
+            self.processes.add(response.readline().strip())
+
+    def check_end(self):
+        """They end as what is whole does: otherwise ``http.client`` raises."""
+        for response in self._responses:
+            rest = response.read()
+            assert rest.replace(b"tick\n", b"") == b"the end"
+
+    def check_that_they_go_on(self):
+        """They go on for half a second."""
+        for path, response in zip(self.PATHS, self._responses, strict=True):
+            if path == "/ticking":
+                assert [response.readline() for _ in range(50)] == [b"tick\n"] * 50
+
+
+@contextlib.contextmanager
+def opened(server):
+    with contextlib.ExitStack() as stack:
+        yield Streams(server, stack)
+
+
+def check_log(server):
+    log = server.logged()
+    for path in Streams.PATHS:
+        assert log.count(f"{path} is left") == 2
+    assert TRACEBACK not in log
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_they_end_on_sigterm_and_hold_nothing_up(name, tmp_path):
+    with running(name, COMMANDS[name], tmp_path) as server:
+        with opened(server) as streams:
+            server.process.send_signal(signal.SIGTERM)
+            streams.check_end()
+            status = server.ended()
+        check_log(server)
+    # In one process Uvicorn dies of the signal, in good order.
+    dies = name in ("uvicorn", "uvicorn with asyncio")
+    assert status == (-signal.SIGTERM if dies else 0)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_they_end_on_ctrl_c_and_hold_nothing_up(name, tmp_path):
+    with running(name, COMMANDS[name], tmp_path) as server:
+        with opened(server) as streams:
+            server.interrupt()
+            streams.check_end()
+            server.ended()
+        check_log(server)
+
+
+def ask_until_ended(server, streams):
+    """Ask for pages, so that workers are replaced, until the ``streams`` have ended."""
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(streams.check_end)
+
+        def is_ended():
+            # While one worker is replaced by another, nobody may listen.
+            with contextlib.suppress(OSError):
+                clients.get(server, "/")
+            return ended.done()
+
+        wait_until(is_ended, "the end of the streams", server)
+        ended.result()
+
+
+@pytest.mark.parametrize("name", RECYCLED)
+def test_they_end_with_their_worker_which_is_replaced(name, tmp_path):
+    with running(name, RECYCLED[name], tmp_path) as server, opened(server) as streams:
+        ask_until_ended(server, streams)
+
+        def is_replaced():
+            with contextlib.suppress(OSError):
+                answer = clients.get(server, "/")
+                return answer.status == 200 and answer.body not in streams.processes
+            return False
+
+        wait_until(is_replaced, "another process", server)
+        check_log(server)
+
+
+def test_they_end_with_uvicorn_that_has_served_all_it_was_to(tmp_path):
+    command = UVICORN + f"--limit-max-requests {MOST} "
+    with running("uvicorn", command, tmp_path) as server:
+        with opened(server) as streams:
+            ask_until_ended(server, streams)
+            assert server.ended() == 0
+        check_log(server)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("name", SERVERS)
+def test_they_end_under_pserve(name, number, tmp_path):
+    with pserve(name, tmp_path, app="endlessapp") as server:
+        with opened(server) as streams:
+            server.process.send_signal(number)
+            streams.check_end()
+            server.ended()
+        check_log(server)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_they_end_as_pserve_restarts_on_a_change(name, tmp_path):
+    with pserve(name, tmp_path, "--reload", app="endlessapp") as server:
+        with opened(server) as streams, ThreadPoolExecutor() as pool:
+            ended = pool.submit(streams.check_end)
+            ini = tmp_path / "test.ini"
+
+            def is_ended():
+                # Until it is watched.
+                ini.write_text(ini.read_text())
+                return ended.done()
+
+            wait_until(is_ended, "the end of the streams", server)
+            ended.result()
+
+            def is_replaced():
+                with contextlib.suppress(OSError):
+                    return clients.get(server, "/").body not in streams.processes
+                return False
+
+            wait_until(is_replaced, "another process", server)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("uvicorn", "limit_max_requests"), ("hypercorn", "max_requests")]
+)
+def test_they_end_under_pserve_that_has_served_all_it_was_to(name, option, tmp_path):
+    port = free_port()
+    options = {**listening(name, port), option: MOST}
+    with pserve(name, tmp_path, options=options, port=port, app="endlessapp") as server:
+        with opened(server) as streams:
+            ask_until_ended(server, streams)
+            assert server.ended() == 0
+        check_log(server)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_they_end_with_the_block_of_serving(name):
+    with contextlib.ExitStack() as stack:
+        with serving(endlessapp.app, name) as server:
+            streams = Streams(server, stack)
+        streams.check_end()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_they_go_on_where_another_server_stops(name):
+    with contextlib.ExitStack() as stack:
+        with serving(endlessapp.app, name) as server:
+            with serving(endlessapp.app, name) as other:
+                streams = Streams(server, stack)
+                others = Streams(other, stack)
+            others.check_end()
+            streams.check_that_they_go_on()
+        streams.check_end()
