@@ -185,8 +185,9 @@ class Subscription:
                 self._handed = None
                 item = handed
                 break
-        if item.id is not None:
-            self._positions[item.channel] = item.id
+        event_id = item.id
+        if event_id is not None:
+            self._positions[item.channel] = event_id
         return item
 
     def replay(self, items: Iterable[Item]) -> None:
