@@ -21,6 +21,7 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 from transaction.interfaces import NoTransaction
 
 from pyramid_asgi_consumers import InvalidMessage, SubscriptionOverflow
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.interfaces import IChannels
 from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
 from tests.cookiecutter import conftest
@@ -214,6 +215,32 @@ def test_channels(config):
         testapp.post_json("/message", {"text": "hello"})
         assert websocket.receive_json() == {"text": "hello"}
     assert testapp.get("/texts").json == ["hello"]
+
+
+def test_a_page_goes_on_from_what_it_shows(config):
+    config.set_channels_backend(MemoryBackend(history=10))
+    example = run_block("Channels", 1, Message=Message)
+    for name in "messages", "message":
+        config.add_route(name, f"/{name}")
+    config.add_view(example.messages, route_name="messages", renderer="json")
+    config.add_websocket("/messages/after", example.messages_after)
+
+    def add_message(request):
+        row = Message(text=request.json_body["text"], author="ann")
+        request.dbsession.add(row)
+        request.dbsession.flush()
+        request.channels.publish("room", [row.id, row.text])
+        return {}
+
+    config.add_view(add_message, route_name="message", renderer="json")
+    testapp = TestApp(config.make_asgi_app())
+    testapp.post_json("/message", {"text": "on the page"})
+    page = testapp.get("/messages").json
+    testapp.post_json("/message", {"text": "after it"})
+    with testapp.websocket("/messages/after") as websocket:
+        websocket.send_text(page["since"])
+        shown = [*page["messages"], websocket.receive_json()]
+    assert shown == [[1, "on the page"], [2, "after it"]]
 
 
 def test_a_lifespan_and_a_mount(config):
