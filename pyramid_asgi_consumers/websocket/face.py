@@ -11,16 +11,12 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from pyramid.decorator import reify
-from pyramid.request import Request
 from pyramid.response import Response
 from webob import Response as WebObResponse
-from webob.headers import ResponseHeaders
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
-from pyramid_asgi_consumers.handshake.handshakes import run_in_request
+from pyramid_asgi_consumers.handshake.connected import Connected
 from pyramid_asgi_consumers.refusal import refuse, rendered
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.websocket.relay import Relay
@@ -45,7 +41,7 @@ _NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[^\0\r\n]*")
 
 
-class WebSocket:
+class WebSocket(Connected):
     """A websocket; ``scope``, ``receive`` and ``send`` are what an ASGI application gets.
 
     ``receive`` has not been called yet: :meth:`accept` waits for ``websocket.connect`` (ASGI,
@@ -53,6 +49,8 @@ class WebSocket:
 
     Every method that talks to the client raises :class:`.WebSocketDisconnect` once it has left.
     """
+
+    called = "websocket"
 
     def __init__(
         self,
@@ -72,68 +70,9 @@ class WebSocket:
     # What the handshake said.
 
     @property
-    def path_params(self) -> dict[str, Any]:
-        """What the placeholders of the consumer's path stand for."""
-        return self.scope["path_params"]
-
-    @reify
-    def headers(self) -> ResponseHeaders:
-        """The headers of the handshake: a WebOb multidict, names without regard to case.
-
-        ``headers["Cookie"]`` is the last value, ``headers.getall("Cookie")`` all of them.
-        """
-        return ResponseHeaders(
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self.scope["headers"]
-        )
-
-    @property
     def subprotocols(self) -> list[str]:
         """The subprotocols that the client offers, the one it likes best first."""
         return subprotocols(self.scope)
-
-    @property
-    def client(self) -> tuple[str, int | None] | None:
-        """The client's host and port, None where the server does not know."""
-        client = self.scope.get("client")
-        if client is None:
-            return None
-        host, port = client
-        # Granian 2.8.7 gives ports as text.
-        return host, port if port is None else int(port)
-
-    @property
-    def registry(self) -> Any:
-        """The Pyramid registry of the application."""
-        return self.scope["pyramid.registry"]
-
-    @property
-    def request(self) -> Request:
-        """The Pyramid request that the handshake was; it is finished, and its transaction over.
-
-        RuntimeError where the consumer is not guarded.
-        """
-        return self._of_handshake("request")
-
-    @property
-    def context(self) -> Any:
-        """The context that the handshake found; RuntimeError where the consumer is not guarded."""
-        return self._of_handshake("context")
-
-    @property
-    def userid(self) -> Any:
-        """Who the handshake's user is, None for nobody; RuntimeError where it is not guarded."""
-        return self._of_handshake("userid")
-
-    def _of_handshake(self, name: str) -> Any:
-        try:
-            return self.scope[f"pyramid.{name}"]
-        except KeyError:
-            raise RuntimeError(
-                f"websocket.{name}: this consumer has no Pyramid request. Declare it with"
-                " permission=NO_PERMISSION_REQUIRED, or with any other permission, name, factory"
-                " or predicate"
-            ) from None
 
     # The handshake's answer.
 
@@ -370,18 +309,7 @@ class WebSocket:
         self._end = (code, reason)
         self._watcher.stop()
 
-    # Work for Pyramid.
-
-    async def run_in_request(self, func: Callable[..., Any], *args: Any) -> Any:
-        """See :func:`.run_in_request`."""
-        return await run_in_request(self.scope, func, *args)
-
     # Channels.
-
-    @property
-    def channels(self) -> Channels:
-        """Where to publish and subscribe; see :class:`.Channels`."""
-        return channels_of(self.registry)
 
     def relay(self, *names: str, **subscribe_options: Any) -> Relay:
         """Forward what is published on these channels: ``async with websocket.relay("news"):``.
