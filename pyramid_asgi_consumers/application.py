@@ -10,6 +10,7 @@ from zope.interface import implementer
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
+from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IASGIApplication, IConsumerMapper
@@ -17,7 +18,6 @@ from pyramid_asgi_consumers.lifespan import Lifespan
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.websocket.watcher import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 from pyramid_asgi_consumers.wsgi.environ import is_text, origin_form, split_root_path
 
@@ -167,7 +167,7 @@ class ASGIApplication:
         root_path, path = split_root_path(scope, root_path)
         if not is_text(path):
             return None
-        found = self.mapper(scope["type"], path)
+        found = self.mapper(scope["type"], path, scope.get("method"))
         if found is None:
             return None
         consumer, path_params = found

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyramid_asgi_consumers.channels.committed import Committed
+from pyramid_asgi_consumers.channels.envelopes import Envelopes
 from pyramid_asgi_consumers.channels.events import check_name, encode
 from pyramid_asgi_consumers.channels.subscriptions import OVERFLOWS, Overflows, Subscription
 from pyramid_asgi_consumers.interfaces import IChannels
@@ -29,6 +30,7 @@ class Channels:
         self.backend = backend
         self.overflows = Overflows()
         self.committed = Committed(backend)
+        self.envelopes = Envelopes()
 
     async def publish(self, name: str, data: Any) -> str:
         """Publish ``data``, bytes or what JSON carries, on the channel ``name``; return its id.

@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.handshake.early import waits_for_leave
 from pyramid_asgi_consumers.raised import StandIn
 from pyramid_asgi_consumers.websocket import watcher
 from pyramid_asgi_consumers.websocket.watcher import (
     BYTES,
-    DEFAULT_LEAVE_TIMEOUT,
-    LEAVE_TIMEOUT,
     MESSAGES,
     Event,
     Receive,

@@ -9,6 +9,11 @@ from webob.headers import ResponseHeaders
 from pyramid_asgi_consumers.channels import Channels, channels_of
 from pyramid_asgi_consumers.handshake.handshakes import run_in_request
 
+#: Where a scope has the setting ``asgi.leave_timeout``: for so many seconds a function may go on
+#: after it has heard that its client has left.
+LEAVE_TIMEOUT = "pyramid_asgi_consumers.leave_timeout"
+DEFAULT_LEAVE_TIMEOUT = 5.0
+
 
 class Connected:
     """What the handshake of a connection said; ``scope`` is what an ASGI application gets."""

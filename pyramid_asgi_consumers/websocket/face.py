@@ -5,6 +5,7 @@ is the application.
 """
 
 import asyncio
+import inspect
 import json
 import logging
 import re
@@ -15,17 +16,20 @@ from pyramid.response import Response
 from webob import Response as WebObResponse
 
 from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.channels.envelopes import start_of
+from pyramid_asgi_consumers.channels.events import Event, Gap, Item
+from pyramid_asgi_consumers.channels.relay import Relay
+from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
-from pyramid_asgi_consumers.handshake.connected import Connected
-from pyramid_asgi_consumers.refusal import refuse, rendered
-from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.websocket.relay import Relay
-from pyramid_asgi_consumers.websocket.watcher import (
+from pyramid_asgi_consumers.handshake.connected import (
     DEFAULT_LEAVE_TIMEOUT,
     LEAVE_TIMEOUT,
-    Event,
-    Watcher,
+    Connected,
 )
+from pyramid_asgi_consumers.refusal import refuse, rendered
+from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.websocket.watcher import Event as Message
+from pyramid_asgi_consumers.websocket.watcher import Watcher
 from pyramid_asgi_consumers.wsgi.environ import subprotocols
 
 log = logging.getLogger(__name__)
@@ -55,8 +59,8 @@ class WebSocket(Connected):
     def __init__(
         self,
         scope: dict[str, Any],
-        receive: Callable[[], Awaitable[Event]],
-        send: Callable[[Event], Awaitable[None]],
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
     ) -> None:
         self.scope = scope
         self._send = send
@@ -198,7 +202,7 @@ class WebSocket(Connected):
         :meth:`close`.
         """
         if isinstance(message, str):
-            event: Event = {"type": "websocket.send", "text": message}
+            event: Message = {"type": "websocket.send", "text": message}
         elif isinstance(message, (bytes, bytearray, memoryview)):
             event = {"type": "websocket.send", "bytes": bytes(message)}
         else:
@@ -249,7 +253,7 @@ class WebSocket(Connected):
             return WebSocketDisconnect(*self._end)
         return RuntimeError("receive: the websocket is not open yet: await accept() first")
 
-    def _not_text(self, event: Event) -> bytes:
+    def _not_text(self, event: Message) -> bytes:
         if event["type"] == "websocket.disconnect":
             raise self._disconnect(event)
         # Either of text and bytes may be absent or None (ASGI, Receive).
@@ -298,7 +302,7 @@ class WebSocket(Connected):
         async for _ in self:
             pass
 
-    def _disconnect(self, event: Event) -> WebSocketDisconnect:
+    def _disconnect(self, event: Message) -> WebSocketDisconnect:
         self._left = True
         self._closed(int(event.get("code") or 1005), event.get("reason") or "")
         self._watcher.told()
@@ -311,18 +315,54 @@ class WebSocket(Connected):
 
     # Channels.
 
-    def relay(self, *names: str, **subscribe_options: Any) -> Relay:
+    def relay(
+        self,
+        *names: str,
+        envelope: bool = False,
+        on_gap: Callable[[Gap], Any] | None = None,
+        **subscribe_options: Any,
+    ) -> Relay:
         """Forward what is published on these channels: ``async with websocket.relay("news"):``.
 
         That is done while the body runs; ``subscribe_options`` are those of
         :meth:`.Channels.subscribe`. Bytes are sent as binary messages, all other data as JSON in
-        text messages; a gap is not sent. What the client sends is the body's to receive: one that
-        does not awaits :meth:`wait_closed`.
+        text messages. What the client sends is the body's to receive: one that does not awaits
+        :meth:`wait_closed`.
 
-        Where the client has left, or the subscription has overflowed, the body is cancelled and
-        :class:`.WebSocketDisconnect` or :class:`.SubscriptionOverflow` raised.
+        With ``envelope`` each message is JSON text from which a page can resume: ``{"channel",
+        "id", "data"}``, with ``"base64"`` in place of ``"data"`` for bytes. At the start there is
+        ``{"channel", "id"}`` for each channel, with the id at which it begins, and where events are
+        missing ``{"channel", "id", "gap"}`` with their number; id and number are null where nobody
+        knows them. The page sends the last ids back for ``since``.
+
+        Where events are missing, ``on_gap(gap)`` is called, and awaited if it is async. Without
+        ``envelope`` and ``on_gap`` nobody hears of a gap.
+
+        Where the client has left, the subscription has overflowed or ``on_gap`` raises, the body is
+        cancelled and :class:`.WebSocketDisconnect`, :class:`.SubscriptionOverflow` or that error
+        raised. TypeError for an ``on_gap`` that cannot be called.
         """
-        return Relay(self, self.channels.subscribe(*names, **subscribe_options))
+        if on_gap is not None and not callable(on_gap):
+            raise TypeError(f"relay: on_gap must be a function of a Gap, or None, not {on_gap!r}")
+        channels = self.channels
+        subscription = channels.subscribe(*names, **subscribe_options)
+
+        async def begin(subscription: Subscription) -> None:
+            if envelope:
+                for name in subscription.channels:
+                    await self.send(start_of(name, subscription.positions.get(name)))
+
+        async def forward(item: Item) -> None:
+            if envelope:
+                await self.send(channels.envelopes.of(item))
+            elif isinstance(item, Event):
+                await self.send(item.data if item.json is None else item.json)
+            if on_gap is not None and isinstance(item, Gap):
+                heard = on_gap(item)
+                if inspect.isawaitable(heard):
+                    await heard
+
+        return Relay(subscription, begin, forward)
 
 
 class WebSocketFunction:
@@ -333,6 +373,12 @@ class WebSocketFunction:
     client has left, it is cancelled after the seconds that ``asgi.leave_timeout`` says; where it
     has closed the websocket itself, it may go on as long as it likes.
     """
+
+    # What errors of its declaration say.
+    directive = "add_websocket"
+    protocol = "websocket"
+    takes = "websocket"
+    sends_json = "websocket.send_json()"
 
     #: It looks after its client itself: see :class:`.SenderWatcher`.
     watches = True

@@ -20,11 +20,6 @@ INTERVAL = 0.5
 MESSAGES = 16
 BYTES = 64 * 1024
 
-#: Where a scope has the setting ``asgi.leave_timeout``: for so many seconds a function may go on
-#: after it has heard that its client has left.
-LEAVE_TIMEOUT = "pyramid_asgi_consumers.leave_timeout"
-DEFAULT_LEAVE_TIMEOUT = 5.0
-
 Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pyramid_asgi_consumers.connection.leaving import RequestWatcher, SenderWatcher, Sweep
-from pyramid_asgi_consumers.websocket import watcher
+from pyramid_asgi_consumers.handshake.connected import LEAVE_TIMEOUT
 from pyramid_asgi_consumers.websocket.watcher import BYTES, MESSAGES, Watcher
 from tests.support.events import LEFT, Broken, Futures, Server, text, until
 
@@ -132,7 +132,7 @@ async def served(watching, call):
 
 async def requested(server, func, *headers):
     """Run ``func(watcher)`` for a request; return whether it was cancelled."""
-    scope = {"headers": [(b"host", b"localhost"), *headers], watcher.LEAVE_TIMEOUT: 0.01}
+    scope = {"headers": [(b"host", b"localhost"), *headers], LEAVE_TIMEOUT: 0.01}
     watching = RequestWatcher(scope, server.receive, Sweep())
     cancelled = []
 

@@ -7,9 +7,9 @@ import pytest
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
+from pyramid_asgi_consumers.handshake.connected import LEAVE_TIMEOUT
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.websocket import watcher
 from tests.support.asgi import CONNECT, SCOPES, http_scope, websocket_scope
 from tests.support.connections import BODY, START, accept_and_send, endpoint
 
@@ -95,7 +95,7 @@ async def test_a_websocket_that_goes_on_though_its_client_has_left_is_cancelled(
             raise
 
     server = Deaf(CONNECT, {"type": "websocket.disconnect", "code": 1001})
-    scope = websocket_scope(**{watcher.LEAVE_TIMEOUT: 0.05})
+    scope = websocket_scope(**{LEAVE_TIMEOUT: 0.05})
     serving = endpoint(app).websocket(scope, server.receive, server.send)
     await asyncio.wait_for(serving, 20)
     assert cancelled == [True]
@@ -127,7 +127,7 @@ async def test_a_task_that_a_consumer_leaves_behind_has_nobody_cancelled(protoco
     tasks, done = [], asyncio.Event()
     server = Deaf({"type": f"{protocol}.disconnect", "code": 1001})
     scope = SCOPES[protocol]()
-    scope.update({watcher.LEAVE_TIMEOUT: 0.01, quirks.SERVED_BY: quirks.granian.SERVER})
+    scope.update({LEAVE_TIMEOUT: 0.01, quirks.SERVED_BY: quirks.granian.SERVER})
     await getattr(endpoint(app, protocol), protocol)(scope, server.receive, server.send)
     await asyncio.wait_for(done.wait(), 20)
     await asyncio.sleep(0.02)
@@ -194,7 +194,7 @@ async def test_a_mounted_websocket_that_goes_on_is_not_cancelled(soon, caplog):
     finished = []
     server = Deaf(CONNECT, {"type": "websocket.disconnect", "code": 1001})
     consumer = Consumer("/x", "websocket", app, "app", mounted=True)
-    scope = websocket_scope(**{watcher.LEAVE_TIMEOUT: 0.01})
+    scope = websocket_scope(**{LEAVE_TIMEOUT: 0.01})
     serving = Endpoint(consumer, OriginRule(), Limit(None), None)
     await asyncio.wait_for(serving.websocket(scope, server.receive, server.send), 20)
     assert (finished, caplog.messages) == ([True], [])

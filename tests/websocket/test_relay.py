@@ -1,6 +1,8 @@
 """Channels that are forwarded to a websocket."""
 
 import asyncio
+import base64
+import json
 import sys
 
 import pytest
@@ -8,7 +10,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 
 from pyramid_asgi_consumers import WebSocket, WebSocketDisconnect
-from pyramid_asgi_consumers.channels import channels_of
+from pyramid_asgi_consumers.channels import Gap, channels_of
 from pyramid_asgi_consumers.exceptions import (
     ChannelsError,
     ClientDisconnected,
@@ -92,6 +94,95 @@ async def test_a_gap_is_not_sent(config):
     ids = [await client.channels.publish("a", number) for number in range(6)]
     async with client.websocket.relay("a", since=ids[0]):
         assert [await client.next() for _ in range(3)] == ["3", "4", "5"]
+
+
+async def awaited(gap):
+    return gap
+
+
+@pytest.mark.parametrize("wrap", [lambda gap: gap, awaited], ids=["def", "async def"])
+@pytest.mark.parametrize("envelope", [False, True])
+async def test_a_function_hears_of_a_gap(config, wrap, envelope):
+    client = Client(config)
+    await client.websocket.accept()
+    ids = [await client.channels.publish("a", number) for number in range(6)]
+    heard = []
+
+    def on_gap(gap):
+        heard.append(gap)
+        return wrap(gap)
+
+    async with client.websocket.relay("a", since=ids[0], on_gap=on_gap, envelope=envelope):
+        while "5" not in await client.next():
+            pass
+    assert heard == [Gap("a", 2)]
+
+
+async def test_what_hears_of_a_gap_may_end_the_body(config):
+    client = Client(config)
+    await client.websocket.accept()
+    ids = [await client.channels.publish("a", number) for number in range(6)]
+
+    async def on_gap(gap):
+        raise LookupError(gap.missed)
+
+    with pytest.raises(LookupError):
+        async with client.websocket.relay("a", since=ids[0], on_gap=on_gap):
+            await asyncio.Event().wait()
+    await asyncio.sleep(0)
+
+
+async def test_what_cannot_hear_of_a_gap_is_refused(config):
+    client = Client(config)
+    with pytest.raises(TypeError, match="relay: on_gap must be a function of a Gap, or None, not"):
+        client.websocket.relay("a", on_gap="gap")
+
+
+async def test_with_an_envelope_a_page_can_resume(config):
+    client = Client(config)
+    await client.websocket.accept()
+    first = await client.channels.publish("a", "before")
+    async with client.websocket.relay("a", "b", envelope=True):
+        begins = [json.loads(await client.next()) for _ in range(2)]
+        ids = [
+            await client.channels.publish(*event) for event in (("a", {"é": 1}), ("b", b"\x00\xff"))
+        ]
+        got = [json.loads(await client.next()) for _ in range(2)]
+    assert [begin.keys() for begin in begins] == [{"channel", "id"}] * 2
+    assert begins[0] == {"channel": "a", "id": first}
+    assert got == [
+        {"channel": "a", "id": ids[0], "data": {"é": 1}},
+        {"channel": "b", "id": ids[1], "base64": base64.b64encode(b"\x00\xff").decode()},
+    ]
+    since = {begin["channel"]: begin["id"] for begin in begins}
+    client = Client(config)
+    await client.websocket.accept()
+    async with client.websocket.relay("a", "b", envelope=True, since=since):
+        assert [json.loads(await client.next()) for _ in range(2)] == begins
+        again = [json.loads(await client.next()) for _ in range(2)]
+    assert sorted(again, key=str) == sorted(got, key=str)
+
+
+async def test_with_an_envelope_a_page_hears_of_a_gap(config):
+    client = Client(config)
+    await client.websocket.accept()
+    ids = [await client.channels.publish("a", number) for number in range(6)]
+    async with client.websocket.relay("a", since=ids[0], envelope=True):
+        got = [json.loads(await client.next()) for _ in range(5)]
+    assert got[:3] == [
+        {"channel": "a", "id": ids[0]},
+        {"channel": "a", "id": ids[2], "gap": 2},
+        {"channel": "a", "id": ids[3], "data": 3},
+    ]
+
+
+async def test_a_client_that_leaves_as_the_relay_begins_ends_it(config):
+    client = Client(config, stays=0)
+    await client.websocket.accept()
+    with pytest.raises(WebSocketDisconnect):
+        async with client.websocket.relay("a", envelope=True, presence="me"):
+            raise AssertionError("entered")
+    assert await client.channels.present("a") == []
 
 
 async def test_a_client_that_has_left_ends_the_body(config):

@@ -1,9 +1,10 @@
-"""Forwards what is published on channels to a websocket, beside what else its function does."""
+"""Hands on what arrives on channels, beside the function that asked for it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pyramid_asgi_consumers.channels.events import Event
+from pyramid_asgi_consumers.channels.events import Item
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 
@@ -11,22 +12,36 @@ from pyramid_asgi_consumers.exceptions import ChannelsError
 class Relay:
     """An asynchronous context manager: ``async with websocket.relay("news"):``.
 
-    While its body runs, events of ``subscription`` are sent to ``websocket``: bytes as binary
-    messages, all other data as its JSON in text messages, just as it came. Where they cannot be,
-    since the client has left, the subscription has overflowed or the channels were closed, the body
-    is cancelled and that error raised.
+    When it is entered, ``begin(subscription)`` is awaited, which may say where the channels stand.
+    While its body runs, ``forward(item)`` is awaited with each event and gap of ``subscription``.
+    Where that raises, as when the client has left, or the subscription has overflowed or its
+    channels were closed, the body is cancelled and that error raised. ``end()`` is called when it
+    is left.
     """
 
-    def __init__(self, websocket: Any, subscription: Subscription) -> None:
-        self._websocket = websocket
+    def __init__(
+        self,
+        subscription: Subscription,
+        begin: Callable[[Subscription], Awaitable[None]],
+        forward: Callable[[Item], Awaitable[None]],
+        end: Callable[[], object] = bool,
+    ) -> None:
         self._subscription = subscription
+        self._begin = begin
+        self._forward = forward
+        self._end = end
         self._interrupted = False
 
     async def __aenter__(self) -> None:
         await self._subscription.__aenter__()
+        try:
+            await self._begin(self._subscription)
+        except BaseException:
+            await self._leave()
+            raise
         # A task; what it can do depends on the version of Python.
         self._body: Any = asyncio.current_task()
-        self._task = asyncio.create_task(self._forward())
+        self._task = asyncio.create_task(self._forward_all())
         self._task.add_done_callback(self._interrupt)
 
     async def __aexit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
@@ -39,7 +54,7 @@ class Relay:
             # The interruption may reach the body only here.
             cancelled = error
         finally:
-            await self._subscription.__aexit__()
+            await self._leave()
         if not self._interrupted:
             if cancelled is not None and cancelled is not exc:
                 raise cancelled
@@ -52,11 +67,13 @@ class Relay:
             failure = self._task.exception() or ChannelsError("The channels were closed")
             raise failure from None
 
-    async def _forward(self) -> None:
+    async def _leave(self) -> None:
+        self._end()
+        await self._subscription.__aexit__()
+
+    async def _forward_all(self) -> None:
         async for item in self._subscription:
-            # Where a gap is, only the subscriber knows what to do: see channels.subscribe().
-            if isinstance(item, Event):
-                await self._websocket.send(item.data if item.json is None else item.json)
+            await self._forward(item)
 
     def _interrupt(self, task: asyncio.Task[None]) -> None:
         self._interrupted = True
