@@ -4,9 +4,15 @@ from pyramid.config import Configurator
 
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.channels import Channels, Event, Gap, channels_of
-from pyramid_asgi_consumers.config.consumers import asgi_consumer_config, websocket_config
+from pyramid_asgi_consumers.config.consumers import (
+    asgi_consumer_config,
+    event_stream_config,
+    websocket_config,
+)
+from pyramid_asgi_consumers.events.stream import EventStream
 from pyramid_asgi_consumers.exceptions import (
     ChannelsError,
+    ClientDisconnected,
     InvalidJSON,
     InvalidMessage,
     PublishRefused,
@@ -24,7 +30,9 @@ __all__ = [
     "ASGIApplication",
     "Channels",
     "ChannelsError",
+    "ClientDisconnected",
     "Event",
+    "EventStream",
     "Gap",
     "InvalidJSON",
     "InvalidMessage",
@@ -37,6 +45,7 @@ __all__ = [
     "WrongMessageKind",
     "asgi_consumer_config",
     "channels_of",
+    "event_stream_config",
     "run_in_request",
     "websocket_config",
 ]

@@ -12,8 +12,11 @@ class IConsumerMapper(Interface):
     def has_consumers(protocol):
         """Whether any consumer was declared for ``protocol``."""
 
-    def __call__(protocol, path):
-        """Return ``(consumer, path_params)`` for ``path``, or None."""
+    def __call__(protocol, path, method=None):
+        """Return ``(consumer, path_params)`` for ``path``, or None.
+
+        ``method`` is that of an http request.
+        """
 
 
 class IGuards(Interface):
@@ -33,6 +36,14 @@ class ILifespanFactories(Interface):
 
 class IHandshakes(Interface):
     """The ``Handshakes`` of the application that ``config.make_asgi_app()`` made last."""
+
+
+class IEventStreams(Interface):
+    """What all event streams of an application share."""
+
+    heartbeat = Attribute("After so many seconds of silence a comment is sent.")
+    stopping = Attribute("Tells when the server stops.")
+    frames = Attribute("What was made of the last event.")
 
 
 class IASGIApplication(Interface):

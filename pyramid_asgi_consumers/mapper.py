@@ -1,6 +1,6 @@
 """Finds the consumer that was declared for a path."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
@@ -21,7 +21,8 @@ class Consumer:
     ``app`` is an ASGI 3 application; ``declared`` is its name, for logs; ``origins`` are those
     that may open it besides its own; ``max_connections`` is how many may be open at once;
     ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer; ``mounted`` is
-    whether it is a whole application, which leaves equal patterns to consumers.
+    whether it is a whole application, which leaves equal patterns to consumers; ``methods`` are
+    those of the http requests that it answers, None for all.
 
     ``segments`` are the parts of the pattern between slashes: a literal one as its text, others as
     PATTERN, PLACEHOLDER or REST. It is ``literal`` where all are that, ``simple`` where all are
@@ -38,6 +39,7 @@ class Consumer:
     max_connections: int | None = None
     route_name: str | None = None
     mounted: bool = False
+    methods: Container[str] | None = None
     segments: tuple[str | int, ...] = field(init=False, repr=False)
     literal: bool = field(init=False, repr=False)
     simple: bool = field(init=False, repr=False)
@@ -130,8 +132,13 @@ class ConsumerMapper:
         """Whether any consumer was declared for ``protocol``."""
         return protocol in self._roots
 
-    def __call__(self, protocol: str, path: str) -> tuple[Consumer, dict[str, Any]] | None:
-        """Return the consumer for ``path`` (text, within the root path) and what it matched."""
+    def __call__(
+        self, protocol: str, path: str, method: str | None = None
+    ) -> tuple[Consumer, dict[str, Any]] | None:
+        """Return the consumer for ``path`` (text, within the root path) and what it matched.
+
+        ``method`` is that of an http request.
+        """
         root = self._roots.get(protocol)
         # As Pyramid has it: the root path itself, without a slash, is the root page.
         path = path or "/"
@@ -144,6 +151,8 @@ class ConsumerMapper:
             # One that was replaced meanwhile is in no order any more.
             found.sort(key=lambda each: (each.rank, self._added.get(each, -1)))
         for consumer in found:
+            if consumer.methods is not None and method not in consumer.methods:
+                continue
             params = consumer.match(path, segments)
             if params is not None:
                 return consumer, params

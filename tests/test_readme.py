@@ -133,6 +133,27 @@ def test_the_first_test_passes(directory):
     run_block("Testing").test_page_and_websocket()
 
 
+def test_the_event_stream_relays_what_is_published_and_resumes():
+    config = Configurator(settings={"asgi.channels.history": "10"})
+    config.include("pyramid_asgi_consumers")
+    news = run_block("Event streams").news
+    config.add_event_stream("/news", news, permission=NO_PERMISSION_REQUIRED)
+    config.add_route("publish", "/publish")
+    config.add_view(
+        lambda request: request.channels.publish("news", request.json_body),
+        route_name="publish",
+        renderer="json",
+    )
+    with TestApp(config.make_asgi_app()) as testapp:
+        with testapp.stream("/news") as stream:
+            testapp.post_json("/publish", "one")
+            assert stream.receive_json()["data"] == "one"
+            last = stream.last_event_id
+        testapp.post_json("/publish", "two")
+        with testapp.stream("/news", headers={"Last-Event-ID": last}) as stream:
+            assert stream.receive_json()["data"] == "two"
+
+
 def test_the_test_of_a_stream_passes():
     async def news(scope, receive, send):
         headers = dict(scope["headers"])

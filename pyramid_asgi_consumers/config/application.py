@@ -17,10 +17,12 @@ from pyramid_asgi_consumers.config.coroutines import refuse_coroutine_functions
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
+from pyramid_asgi_consumers.events.function import EventStreams
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import (
     IConsumerMapper,
+    IEventStreams,
     IHandshakes,
     ILifespanFactories,
     IStopping,
@@ -78,6 +80,10 @@ def make_asgi_app(config, wsgi_app=None):
         rule = OriginRule(setting("asgi.origins"), setting("asgi.hosts"))
     except ValueError as error:
         raise ConfigurationError(f"asgi.origins or asgi.hosts: {error}") from None
+
+    stopping = config.registry.getUtility(IStopping)
+    streams = EventStreams(setting("asgi.events.heartbeat"), stopping)
+    config.registry.registerUtility(streams, IEventStreams)
 
     async def drain():
         await asyncio.gather(bridge.drain(), handshakes.drain(shutdown_timeout), quirks.drain())

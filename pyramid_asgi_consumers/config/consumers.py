@@ -1,4 +1,4 @@
-"""``config.add_asgi_consumer``, ``config.add_websocket`` and their decorators."""
+"""``config.add_asgi_consumer``, ``add_websocket``, ``add_event_stream`` and their decorators."""
 
 import builtins
 import functools
@@ -17,6 +17,7 @@ from pyramid_asgi_consumers.config.shapes import (
     meant,
     single_callable,
 )
+from pyramid_asgi_consumers.events.function import EventStreamFunction
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.mapper import Consumer, ConsumerMapper
@@ -57,8 +58,8 @@ def add_asgi_consumer(
     Raises ConfigurationError that names the argument and its value.
     """
 
-    is_function = isinstance(callable, WebSocketFunction)
-    directive = "add_websocket" if is_function else "add_asgi_consumer"
+    is_function = isinstance(callable, WebSocketFunction | EventStreamFunction)
+    directive = callable.directive if is_function else "add_asgi_consumer"
 
     def wrong(argument, expected, value):
         return ConfigurationError(f"{directive}: {argument} must be {expected}, not {value!r}")
@@ -102,10 +103,10 @@ def add_asgi_consumer(
             " async in the consumer"
         )
     for argument in sorted(predicates.keys() & NOT_PREDICATES):
-        instead = ": websocket.send_json() sends JSON" if argument == "renderer" else ""
+        instead = f": {callable.sends_json} sends JSON" if is_function else ""
         raise ConfigurationError(
             f"{directive}: {argument}={predicates[argument]!r} is not for a consumer to set"
-            + (instead if is_function else "")
+            + (instead if argument == "renderer" else "")
         )
     if max_connections is not None and (type(max_connections) is not int or max_connections < 1):
         raise wrong("max_connections", "a positive int or None", max_connections)
@@ -118,6 +119,7 @@ def add_asgi_consumer(
             config.object_description(shown),
             tuple(origins or ()),
             max_connections,
+            methods=getattr(single, "methods", None) if is_function else None,
         )
     except (re.error, ValueError, OverflowError) as error:
         raise wrong("path", f"a pattern ({error})", path) from None
@@ -153,23 +155,48 @@ def add_websocket(config, path, func, **arguments):
 
     Raises ConfigurationError that names the argument and its value.
     """
+    add_function(config, WebSocketFunction, path, func, **arguments)
+
+
+def add_event_stream(config, path, func, **arguments):
+    """Declare ``async def func(stream)`` for GET at a path.
+
+    ``func`` is an async function, another callable that returns an awaitable, or a dotted name of
+    one; it is called with an :class:`.EventStream`. ``path`` and ``arguments`` are those of
+    :func:`add_asgi_consumer`, but that there are no ``origins``. HEAD gets the headers without
+    ``func``; requests with other methods are Pyramid's, as if the path were not declared.
+
+    When ``func`` returns the stream ends, and ``EventSource`` comes again in some seconds; where it
+    returns before it has sent anything the answer is 204, and it does not. When the client leaves,
+    or the server stops, ``func`` is cancelled.
+
+    Raises ConfigurationError that names the argument and its value.
+    """
+    add_function(config, EventStreamFunction, path, func, **arguments)
+
+
+def add_function(config, kind, path, func, **arguments):
+    """Declare the consumer that ``kind`` makes of the async function ``func``."""
+    directive, taken = kind.directive, kind.takes
     if not isinstance(path, str):
         swapped = ": the path comes first, then the function" if callable(path) else ""
-        raise ConfigurationError(f"add_websocket: path must be a str, not {path!r}{swapped}")
+        raise ConfigurationError(f"{directive}: path must be a str, not {path!r}{swapped}")
     resolved = config.maybe_dotted(func)
     problem = None
     if not callable(resolved) or inspect.isclass(resolved):
         problem = "an async function of one argument, or its dotted name"
+    elif inspect.isasyncgenfunction(resolved):
+        problem = f"without a yield: what it has, it sends (await {taken}.send())"
     elif _is_plain_function(resolved):
-        problem = "async (async def func(websocket))"
+        problem = f"async (async def func({taken}))"
     elif not _takes_one_argument(resolved):
-        problem = "a function of one argument, the websocket"
+        problem = f"a function of one argument, the {taken}"
     if problem is not None:
         raise ConfigurationError(
-            f"add_websocket: func must be {problem}, not {func!r}{meant(resolved, 'add_websocket')}"
+            f"{directive}: func must be {problem}, not {func!r}{meant(resolved, directive)}"
         )
-    app = WebSocketFunction(resolved, config.object_description(resolved))
-    config.add_asgi_consumer(path, "websocket", app, **arguments)
+    app = kind(resolved, config.object_description(resolved))
+    config.add_asgi_consumer(path, kind.protocol, app, **arguments)
 
 
 def _is_plain_function(func):
@@ -254,7 +281,19 @@ class websocket_config(asgi_consumer_config):
         config.add_websocket(self.path, ob, **arguments)
 
 
+class event_stream_config(websocket_config):
+    """Declare the decorated ``async def func(stream)`` with :func:`add_event_stream`.
+
+    Takes the same arguments but ``func``; found by ``config.scan()``. Raises TypeError where
+    ``path`` is no str, as where the parentheses were forgotten.
+    """
+
+    def declare(self, config: Configurator, ob: Any, **arguments: Any) -> None:
+        config.add_event_stream(self.path, ob, **arguments)
+
+
 def includeme(config):
     config.registry.registerUtility(ConsumerMapper(), IConsumerMapper)
     config.add_directive("add_asgi_consumer", add_asgi_consumer)
     config.add_directive("add_websocket", add_websocket)
+    config.add_directive("add_event_stream", add_event_stream)

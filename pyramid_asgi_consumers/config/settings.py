@@ -61,6 +61,7 @@ SETTINGS: dict[str, Setting] = {
     "asgi.channels.history": _whole_number(0, least=0, most=MOST_EVENTS),
     "asgi.channels.prefix": Setting("asgi:", str, "a str"),
     "asgi.channels.timeout": _seconds(5.0),
+    "asgi.events.heartbeat": _seconds(15.0),
     "asgi.handshake_threads": _whole_number(8),
     "asgi.hosts": Setting((), _words, "a list of hosts"),
     "asgi.leave_timeout": _seconds(5.0),

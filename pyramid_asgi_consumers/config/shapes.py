@@ -63,10 +63,12 @@ def meant(app: Any, directive: str) -> str:
         return ""
     if names[-1:] == ["request"]:
         return ": a view is declared with add_view"
-    if directive == "add_websocket":
+    if directive != "add_asgi_consumer":
         if names[:1] == ["scope"]:
             return ": an ASGI application is declared with add_asgi_consumer"
     elif len(names) == 1 and is_async(app):
+        if names == ["stream"]:
+            return ": a function of an event stream is declared with add_event_stream"
         return ": a function of a websocket is declared with add_websocket"
     if len(names) == 2 and names[1] == "start_response":
         return ": a WSGI application is no ASGI application"

@@ -68,7 +68,7 @@ def says_that_the_client_left(error: BaseException, send: Any, sending: Any) -> 
 
     ``send`` is the server's, ``sending`` what it returned last.
     """
-    return isinstance(error, ClientGone | WebSocketDisconnect) or (
+    return isinstance(error, ClientDisconnected | WebSocketDisconnect) or (
         (isinstance(error, OSError) or quirks.is_of_a_closed_transport(error))
         and _was_raised_by(send, sending, error)
     )

@@ -10,7 +10,6 @@ from pyramid.httpexceptions import HTTPException
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.errors import (
-    ClientGone,
     gone,
     response_of,
     says_that_the_client_left,
@@ -19,6 +18,7 @@ from pyramid_asgi_consumers.connection.errors import (
 from pyramid_asgi_consumers.connection.leaving import RequestWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.contexts import context_of
+from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, separate
@@ -132,7 +132,7 @@ async def serve_http(
                 await answer_nobody(scope, send)
     except BaseException as raised:
         error = unwrapped(caught(raised, task))
-        if isinstance(error, ClientGone) and not started:
+        if isinstance(error, ClientDisconnected) and not started:
             log.debug("The client of %s had left: %s", consumer, Shown(error))
             await answer_nobody(scope, send)
         elif says_that_the_client_left(error, send, sending):

@@ -78,8 +78,8 @@ class WatchedConsumers:
     def has_consumers(self, protocol: str) -> bool:
         return self._mapper.has_consumers(protocol)
 
-    def __call__(self, protocol: str, path: str) -> Any:
-        found = self._mapper(protocol, path)
+    def __call__(self, protocol: str, path: str, method: str | None = None) -> Any:
+        found = self._mapper(protocol, path, method)
         if found is None:
             return None
         consumer, path_params = found

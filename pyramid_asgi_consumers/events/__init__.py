@@ -1,0 +1,1 @@
+"""Server-Sent Events (HTML Living Standard, section 9.2)."""

@@ -1,0 +1,176 @@
+"""The ASGI application that is made of a function of ``add_event_stream``."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from webob.acceptparse import create_accept_header
+from zope.interface import implementer
+
+from pyramid_asgi_consumers import quirks, stubborn
+from pyramid_asgi_consumers.events.stream import HEADERS, EventStream, Frames
+from pyramid_asgi_consumers.exceptions import ClientDisconnected, SubscriptionOverflow
+from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
+from pyramid_asgi_consumers.interfaces import IEventStreams
+from pyramid_asgi_consumers.raised import carried, contained
+from pyramid_asgi_consumers.refusal import refuse
+from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.stopping import Stopping
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "text/event-stream"
+
+# For so many seconds a function may clean up, and its client take what was sent, before its stream
+# is ended as the server stops.
+STOP_PATIENCE = 0.5
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+@implementer(IEventStreams)
+@dataclass
+class EventStreams:
+    """What all event streams of an application share.
+
+    A comment is sent after ``heartbeat`` seconds of silence; ``stopping`` tells when the server
+    stops.
+    """
+
+    heartbeat: float
+    stopping: Stopping
+    frames: Frames = field(default_factory=Frames)
+
+
+class EventStreamFunction:
+    """An ASGI application that awaits ``func(stream)``; ``declared`` is its name, for logs.
+
+    HEAD and a request that accepts no events are answered without it. Where it returns before the
+    stream has begun the client gets 204, on which ``EventSource`` does not come again. Where the
+    client leaves, it is cancelled; where it knows that already, after the seconds that
+    ``asgi.leave_timeout`` says. Where the server stops it is cancelled, and the response ends.
+    """
+
+    # What errors of its declaration say.
+    directive = "add_event_stream"
+    protocol = "http"
+    takes = "stream"
+    sends_json = "stream.send()"
+
+    #: Requests with other methods are Pyramid's.
+    methods = frozenset(("GET", "HEAD"))
+
+    def __init__(self, func: Callable[[EventStream], Awaitable[object]], declared: str) -> None:
+        self.func = func
+        self.declared = declared
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if not _accepts_events(scope):
+            return await refuse(scope, send, 406)
+        if scope["method"] == "HEAD":
+            headers = list(HEADERS)
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            return await send({"type": "http.response.body", "body": b"", "more_body": False})
+        streams = scope["pyramid.registry"].getUtility(IEventStreams)
+        stream = EventStream(scope, send, streams.frames, streams.heartbeat)
+        leave_timeout = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
+        if not await self._run(stream, receive, streams.stopping, leave_timeout):
+            return
+        if stream.has_begun:
+            await stream.finish()
+        else:
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _run(
+        self, stream: EventStream, receive: Receive, stopping: Stopping, leave_timeout: float
+    ) -> bool:
+        """Run the function to its end; return whether the response is to be ended.
+
+        Raises what the function raises.
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(contained(self._called(stream)))
+        listener = loop.create_task(_until_left(stream, receive))
+        stopped: asyncio.Future[None] = loop.create_future()
+
+        def stop() -> None:
+            stopped.set_result(None)
+
+        endings = stopping.of(loop)
+        endings.add(stop)
+        patience = quirks.patience()
+        try:
+            await asyncio.wait(
+                {task, stream.closed, stopped, listener}, return_when=asyncio.FIRST_COMPLETED
+            )
+            was_ended = task.done()
+            if not was_ended and stopped.done():
+                patience = leave_timeout
+                await self._stop(stream, task)
+            elif not was_ended and stream.was_told:
+                await asyncio.wait({task}, timeout=leave_timeout)
+                was_ended = task.done()
+                if not was_ended:
+                    log.warning(
+                        "%s goes on %g s after its client has left: cancelled",
+                        self.declared,
+                        leave_timeout,
+                    )
+        finally:
+            endings.discard(stop)
+            beating = stream.end()
+            others = {listener} if beating is None else {listener, beating}
+            await stubborn.end({task, *others}, patience)
+        if task.done() and (was_ended or not task.cancelled()):
+            await self._hear(stream, task)
+        if listener.done() and not listener.cancelled():
+            # Raises what the server has raised.
+            listener.result()
+        return not (stream.closed.done() or stopped.done())
+
+    async def _called(self, stream: EventStream) -> None:
+        await self.func(stream)
+
+    async def _stop(self, stream: EventStream, task: "asyncio.Task[Any]") -> None:
+        """Cancel the function, and end its response so that the client comes again."""
+        task.cancel()
+        await asyncio.wait({task}, timeout=STOP_PATIENCE)
+        try:
+            await asyncio.wait_for(_end(stream), STOP_PATIENCE)
+        except (asyncio.TimeoutError, OSError):
+            # It takes nothing, or has left meanwhile.
+            stream.leave()
+
+    async def _hear(self, stream: EventStream, task: "asyncio.Task[Any]") -> None:
+        if task.cancelled():
+            raise carried(asyncio.CancelledError())
+        try:
+            task.result()
+        except SubscriptionOverflow as error:
+            log.warning("%s ends: %s", self.declared, Shown(error))
+            # A 204 would keep the client from coming again.
+            await stream.begin()
+        except ClientDisconnected:
+            if not stream.closed.done():
+                raise
+
+
+async def _end(stream: EventStream) -> None:
+    # A 204, or nothing at all, would keep the client from coming again.
+    await stream.begin()
+    await stream.finish()
+
+
+async def _until_left(stream: EventStream, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stream.leave()
+
+
+def _accepts_events(scope: dict[str, Any]) -> bool:
+    values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
+    accept = create_accept_header(", ".join(values) if any(values) else None)
+    return bool(accept.acceptable_offers([MEDIA_TYPE]))
