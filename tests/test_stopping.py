@@ -193,10 +193,6 @@ async def served(server, listener):
     await server.serve(sockets=[listener])
 
 
-async def no_app(scope, receive, send):
-    raise AssertionError(scope)
-
-
 async def hello(scope, receive, send):
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})
@@ -204,7 +200,7 @@ async def hello(scope, receive, send):
 
 async def test_uvicorn_is_known_whoever_runs_it():
     ends, ended = own_ends(), Ended()
-    async with uvicorn(no_app) as server:
+    async with uvicorn(hello) as server:
         ends.add(ended)
         assert not ended.is_set()
         server.should_exit = True
@@ -226,7 +222,7 @@ async def test_uvicorn_is_known_by_its_parts():
     """Some call these one by one, as ``serve`` does."""
     ends, ended = own_ends(), Ended()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = Config(no_app, lifespan="off", log_config=None)
+        config = Config(hello, lifespan="off", log_config=None)
         config.load()
         server = Server(config)
         server.lifespan = config.lifespan_class(config)
@@ -242,7 +238,7 @@ async def test_uvicorn_is_known_by_its_parts():
 
 async def test_a_server_that_is_over_has_stopped_and_another_goes_on():
     ends, first, second = own_ends(), Ended(), Ended()
-    async with uvicorn(no_app) as over, uvicorn(no_app) as server:
+    async with uvicorn(hello) as over, uvicorn(hello) as server:
         ends.add(first)
         # It never comes to say so.
         over.task.cancel()
@@ -258,7 +254,7 @@ async def test_a_server_that_is_over_has_stopped_and_another_goes_on():
 async def test_a_server_may_come_later():
     ends, ended, other = own_ends(), Ended(), Ended()
     ends.add(ended)
-    async with uvicorn(no_app) as server:
+    async with uvicorn(hello) as server:
         # It is looked for in each second.
         while not ends._stops:
             await asyncio.sleep(0.01)

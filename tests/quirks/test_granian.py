@@ -1,14 +1,19 @@
 """What Granian does by itself, where it ends the server, and what is done differently for it."""
 
 import asyncio
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
+import uvloop
 
 from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.quirks import granian
 from pyramid_asgi_consumers.quirks.granian import Granian
 from tests.support import clients
+from tests.support.clients import DEADLINE
 from tests.support.servers import OLD_GRANIAN, running, wait_until
 
 GRANIAN = {
@@ -118,3 +123,55 @@ async def test_a_call_for_the_message_before_is_not_taken_for_that_of_the_next()
     assert (await own())["text"] == "0"
     loop.call_later(0.01, lambda: asked[1].set_result({"type": "websocket.receive", "text": "1"}))
     assert (await own())["text"] == "1"
+
+
+@pytest.fixture
+def restored():
+    """The handler of a signal of which the test may change it."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_is_noted_and_handled_as_before(restored):
+    came = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    assert not granian._Noting.before(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)
+    assert granian._Noting.before(signal.SIGUSR1)
+    assert came == [signal.SIGUSR1]
+
+
+def test_a_handler_that_came_later_is_handled_as_well(restored):
+    came = []
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    assert not granian._Noting.before(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    assert not granian._Noting.before(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)
+    assert granian._Noting.before(signal.SIGUSR1)
+    assert came == [signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_what_python_does_not_handle_is_left_alone(handler, restored):
+    signal.signal(signal.SIGUSR1, handler)
+    assert not granian._Noting.before(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) == handler
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_event_loop_handles_its_signals_as_before(new_loop, restored):
+    async def main():
+        came = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, came.set)
+        assert not granian._Noting.before(signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.wait_for(came.wait(), DEADLINE)
+        assert granian._Noting.before(signal.SIGUSR1)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    loop = new_loop()
+    loop.run_until_complete(main())
+    loop.close()
