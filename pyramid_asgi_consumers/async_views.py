@@ -8,7 +8,7 @@ from pyramid.threadlocal import manager as threadlocals
 
 from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
-from pyramid_asgi_consumers.raised import StandIn, carried, contained, original, outcome
+from pyramid_asgi_consumers.raised import carried, contained, outcome, unwrapped
 
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
 LOOP_ARGUMENTS = "pyramid_asgi_consumers.loop_arguments"
@@ -36,14 +36,7 @@ def run_on_loop(
     except RuntimeError:
         coroutine.close()
         raise
-    try:
-        return future.result()
-    except StandIn as stand_in:
-        error = original(stand_in)
-        if isinstance(error, asyncio.CancelledError):
-            raise
-    # SystemExit and the like were wrapped for the loop; here, in the view's thread, it is raised.
-    raise error
+    return unwrapped(future.result)
 
 
 async def _until_left(
@@ -91,22 +84,43 @@ def run_on_own_loop(awaitable: Awaitable[Any]) -> Any:
 
     Pyramid's thread-locals are hidden from it, as they are on a server's loop.
     """
-    loop = asyncio.new_event_loop()
-    threadlocals.push(threadlocals.default())
+    own = OwnLoop()
     try:
-        return loop.run_until_complete(_alone(awaitable))
+        return own.run(_contained(awaitable))
     finally:
-        threadlocals.pop()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        own.close()
 
 
-async def _alone(awaitable: Awaitable[Any]) -> Any:
+async def _contained(awaitable: Awaitable[Any]) -> Any:
     try:
         return await awaitable
     except asyncio.CancelledError as error:
         raise carried(error) from error
-    finally:
-        # Nobody will run what it has started and not awaited.
-        await stubborn.end(asyncio.all_tasks() - {asyncio.current_task()}, stubborn.PATIENCE)
+
+
+class OwnLoop:
+    """An event loop of a thread, without Pyramid's thread-locals."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Run the loop until ``awaitable`` is done; return its result, or raise what it raises."""
+        threadlocals.push(threadlocals.default())
+        try:
+            return self._loop.run_until_complete(awaitable)
+        finally:
+            threadlocals.pop()
+
+    def close(self) -> None:
+        """End what still runs, which nobody will run any more, and the loop."""
+        try:
+            self.run(_end_others())
+            self.run(self._loop.shutdown_asyncgens())
+            self.run(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+
+async def _end_others() -> None:
+    await stubborn.end(asyncio.all_tasks() - {asyncio.current_task()}, stubborn.PATIENCE)

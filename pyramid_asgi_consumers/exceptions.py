@@ -18,6 +18,7 @@ __all__ = [
     "LifespanError",
     "PublishRefused",
     "PublishUnknown",
+    "ServerStopping",
     "StreamEnded",
     "StreamRefused",
     "SubscriptionOverflow",
@@ -117,6 +118,10 @@ class BodyTooLarge(Exception):
 
 class ClientDisconnected(OSError):
     """The HTTP client has left while its request was read or its response was sent."""
+
+
+class ServerStopping(Exception):
+    """The server stops, and breaks off a response that had no end yet."""
 
 
 class WSGIError(RuntimeError):

@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.stubborn import COUNTED
+
+Result = TypeVar("Result")
 
 
 class StandIn(RuntimeError):
@@ -36,6 +38,21 @@ def carried(error: BaseException) -> BaseException:
 def original(error: BaseException) -> BaseException:
     """What was raised first, where ``error`` stands for it."""
     return error.__cause__ if isinstance(error, StandIn) else error
+
+
+def unwrapped(function: Callable[..., Result], *args: Any) -> Result:
+    """Return what ``function(*args)`` does, in a thread; raise what code on a loop raised first.
+
+    For a ``CancelledError`` that is a :class:`StandIn`, an ``Exception``.
+    """
+    try:
+        return function(*args)
+    except StandIn as stand_in:
+        error = original(stand_in)
+        if isinstance(error, asyncio.CancelledError):
+            raise
+    # SystemExit and the like were wrapped for the loop; here, in a thread, it is raised.
+    raise error
 
 
 def caught(error: BaseException, task: Any) -> BaseException:

@@ -73,6 +73,7 @@ def make_asgi_app(config, wsgi_app=None):
         shutdown_timeout=shutdown_timeout,
         multiprocess=multiprocess,
         root_path=setting("asgi.root_path"),
+        stopping=config.registry.getUtility(IStopping),
     )
     handshakes = Handshakes(wsgi_app, setting("asgi.handshake_threads"), multiprocess=multiprocess)
     config.registry.registerUtility(handshakes, IHandshakes)

@@ -86,6 +86,12 @@ def is_coroutine_function(function: Any) -> bool:
     return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
 
 
+def is_async_generator_function(function: Any) -> bool:
+    """Whether a call of ``function`` surely returns an async generator."""
+    function = _without_partial(function)
+    return any(map(inspect.isasyncgenfunction, (function, type(function).__call__)))
+
+
 def _without_partial(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func

@@ -46,9 +46,13 @@ class Connection:
 
     # For the test's thread.
 
-    def hold_back(self, most: float) -> None:
-        """Have sending wait while more than ``most`` bytes wait for the test, as servers do."""
-        self._most = most
+    def hold_back(self, most: float) -> float:
+        """Have sending wait while more than ``most`` bytes wait for the test, as servers do.
+
+        Returns what it was before.
+        """
+        before, self._most = self._most, most
+        return before
 
     def take(self) -> Message:
         """The first message that waits for the test."""

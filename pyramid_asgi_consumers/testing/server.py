@@ -9,8 +9,6 @@ import copy
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from webtest import lint
-
 from pyramid_asgi_consumers.application import ASGIApplication
 from pyramid_asgi_consumers.connection.endpoint import Limit
 from pyramid_asgi_consumers.lifespan import Lifespan
@@ -18,7 +16,11 @@ from pyramid_asgi_consumers.testing.call import Call
 from pyramid_asgi_consumers.testing.connection import Message
 from pyramid_asgi_consumers.testing.loop import LoopThread
 from pyramid_asgi_consumers.testing.threads import CallingLane, CallingThreads
-from pyramid_asgi_consumers.testing.watched import WatchedConsumers, watched_wsgi_app
+from pyramid_asgi_consumers.testing.watched import (
+    WatchedConsumers,
+    linted_wsgi_app,
+    watched_wsgi_app,
+)
 
 
 class Server:
@@ -52,7 +54,7 @@ class Server:
 
 
 def _copy(app: ASGIApplication, with_lint: bool) -> Any:
-    wsgi_app = lint.middleware(app.wsgi_app) if with_lint else app.wsgi_app
+    wsgi_app = linted_wsgi_app(app.wsgi_app) if with_lint else app.wsgi_app
     pool = CallingThreads(1)
     copied = copy.copy(app)
     copied.bridge = copy.copy(app.bridge)

@@ -6,14 +6,18 @@ is raised that very object. The WSGI application gets the environ of the test he
 (``wsgi.py``).
 """
 
+import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException
+from webtest import lint
 
+from pyramid_asgi_consumers.async_bodies import AsyncBody, is_async
+from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WebSocketDisconnect
 from pyramid_asgi_consumers.handshake.exchange import EXCHANGE
 from pyramid_asgi_consumers.raised import original
@@ -21,43 +25,77 @@ from pyramid_asgi_consumers.testing import timeouts
 from pyramid_asgi_consumers.testing.call import Call, current_call
 
 
-def watched_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Iterator[bytes]]:
+def watched_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
     """``wsgi_app`` with the environ of the test, telling the call what it raises."""
 
-    def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+    def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         call = current_call.get()
         environ = call.details.environ_for_view(environ)
         start_response = call.details.noting(start_response)
-        suspended = False
-        if EXCHANGE not in environ:
+        is_of_page = EXCHANGE not in environ
+        most = math.inf
+        if is_of_page:
             # The test takes nothing while its thread is here.
-            call.connection.hold_back(math.inf)
+            most = call.connection.hold_back(math.inf)
         try:
             result = wsgi_app(environ, start_response)
-            began = monotonic()
-            try:
-                # Not "yield from", which would close it, too.
-                for chunk in result:
-                    if monotonic() - began > timeouts.ENDLESS and call.details.is_event_stream:
-                        call.is_endless = True
-                        raise _endless(call)
-                    suspended = True
-                    yield chunk
-                    suspended = False
-            finally:
-                if hasattr(result, "close"):
-                    result.close()
         except BaseException as error:
-            # Where this generator is closed it has raised nothing.
-            if call.in_consumer or suspended:
-                raise
-            call.error = original(error)
-            if EXCHANGE in environ:
-                raise
-            # The test hears of it, so nobody is to log it.
-            raise ClientDisconnected("The test is raised what its view has raised") from error
+            raise _told(call, error, is_of_page)  # noqa: B904
+        if isinstance(result, AsyncBody):
+            call.connection.hold_back(most)
+            return AsyncBody(_streamed(result, call), result.loop_arguments)
+        return _iterated(result, call, is_of_page)
 
     return watched
+
+
+def _told(call: Call, error: BaseException, is_of_page: bool) -> BaseException:
+    """Tell ``call`` of ``error``; return what is to be raised in its place."""
+    if call.in_consumer:
+        return error
+    call.error = original(error)
+    if not is_of_page:
+        return error
+    # The test hears of it, so nobody is to log it.
+    told = ClientDisconnected("The test is raised what its view has raised")
+    told.__cause__ = error
+    return told
+
+
+def _iterated(result: Any, call: Call, is_of_page: bool) -> Iterator[bytes]:
+    suspended = False
+    began = monotonic()
+    try:
+        try:
+            # Not "yield from", which would close it, too.
+            for chunk in result:
+                if monotonic() - began > timeouts.ENDLESS and call.details.is_event_stream:
+                    call.is_endless = True
+                    raise _endless(call)
+                suspended = True
+                yield chunk
+                suspended = False
+        finally:
+            if hasattr(result, "close"):
+                result.close()
+    except BaseException as error:
+        # Where this generator is closed it has raised nothing.
+        if suspended:
+            raise
+        raise _told(call, error, is_of_page)  # noqa: B904
+
+
+async def _streamed(body: AsyncBody, call: Call) -> AsyncIterator[bytes]:
+    chunks: Any = aiter(body)
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise _told(call, error, True)  # noqa: B904
+    finally:
+        await chunks.aclose()
 
 
 def _endless(call: Call) -> TimeoutError:
@@ -66,6 +104,30 @@ def _endless(call: Call) -> TimeoutError:
         f" ended within {timeouts.ENDLESS:g} s. One that goes on is an async iterator, or the"
         " function of add_event_stream; testapp.stream() reads those"
     )
+
+
+def linted_wsgi_app(wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
+    """``wsgi_app`` within WebTest's lint, which does not know async bodies: those pass it."""
+
+    def linted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        streams = []
+
+        def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+            result = wsgi_app(environ, start_response)
+            if is_async(result):
+                result = AsyncBody(result, environ.get(LOOP_ARGUMENTS))
+            if isinstance(result, AsyncBody):
+                streams.append(result)
+            return result
+
+        result = lint.middleware(observed)(environ, start_response)
+        if streams:
+            # It is not iterated over here.
+            result.closed = True
+            return streams[0]
+        return result
+
+    return linted
 
 
 class WatchedConsumers:

@@ -14,6 +14,46 @@ MEMORY = 512 * 1024
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
+class SharedReceive:
+    """``receive``, for any number of tasks at once, of which the server hears one at a time.
+
+    Each of them gets the next message, and who comes after ``http.disconnect`` gets that again.
+    """
+
+    _is_waiting = False
+    _left: dict[str, Any] | None = None
+    # What those wait for who are not the one that the server hears.
+    _told: "asyncio.Future[dict[str, Any] | None] | None" = None
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+
+    async def __call__(self) -> dict[str, Any]:
+        while self._is_waiting:
+            told = self._told
+            if told is None:
+                told = self._told = asyncio.get_running_loop().create_future()
+            # Not the future itself, which would be cancelled for all.
+            await asyncio.wait((told,))
+            # None comes of one that was cancelled: another is to take its place.
+            if (message := told.result()) is not None:
+                return message
+        if self._left is not None:
+            return self._left
+        message = None
+        self._is_waiting = True
+        try:
+            message = await self._receive()
+        finally:
+            self._is_waiting = False
+            told, self._told = self._told, None
+            if told is not None:
+                told.set_result(message)
+        if message["type"] == "http.disconnect":
+            self._left = message
+        return message
+
+
 def has_no_body(scope: Mapping[str, Any]) -> bool:
     """Whether a GET or HEAD request declares none, so that there is nothing to wait for.
 

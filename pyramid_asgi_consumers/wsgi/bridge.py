@@ -11,10 +11,15 @@ from asgiref.wsgi import WsgiToAsgi
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, Receive, cancel_views
-from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
+from pyramid_asgi_consumers.exceptions import (
+    BadRequest,
+    BodyTooLarge,
+    ClientDisconnected,
+    ServerStopping,
+)
 from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.wsgi.body import has_no_body, read_body
+from pyramid_asgi_consumers.wsgi.body import SharedReceive, has_no_body, read_body
 from pyramid_asgi_consumers.wsgi.environ import build_environ, origin_form
 from pyramid_asgi_consumers.wsgi.handover import Ahead
 from pyramid_asgi_consumers.wsgi.response import Response, Send
@@ -30,7 +35,8 @@ class WSGIBridge(WsgiToAsgi):
     ``wsgi_app`` runs in up to ``threads`` threads of the bridge's own. A request body of more than
     ``max_body_size`` bytes is answered with 413. :meth:`drain` waits at most ``shutdown_timeout``
     seconds for what runs. ``multiprocess`` becomes ``wsgi.multiprocess``. ``root_path`` is where
-    the application is mounted; None takes what the server says in the scope.
+    the application is mounted; None takes what the server says in the scope. ``stopping`` tells
+    bodies without an end when the server stops; None where nothing does.
     """
 
     def __init__(
@@ -42,12 +48,14 @@ class WSGIBridge(WsgiToAsgi):
         shutdown_timeout: float = 10.0,
         multiprocess: bool = False,
         root_path: str | None = None,
+        stopping: Any = None,
     ) -> None:
         super().__init__(wsgi_app)
         self.max_body_size = max_body_size
         self.shutdown_timeout = shutdown_timeout
         self.multiprocess = multiprocess
         self.root_path = root_path
+        self.stopping = stopping
         self.pool = ThreadPool(threads, "asgi-view", "views (asgi.threads)")
         #: The tasks of async views.
         self.awaited: set[asyncio.Task[Any]] = set()
@@ -107,11 +115,14 @@ class WSGIBridge(WsgiToAsgi):
         # WebOb would copy a body that it does not know to be seekable.
         environ["webob.is_body_seekable"] = True
         loop = asyncio.get_running_loop()
+        receive = SharedReceive(receive)
         environ[LOOP_ARGUMENTS] = loop, receive, self.awaited
         settler = self._settler
         if settler is None or settler.loop is not loop:
             settler = self._settler = Settler(loop)
-        response = Response(self.wsgi_application, environ, body, settler, self.pool, self._ahead)
+        response = Response(
+            self.wsgi_application, environ, body, settler, self.pool, self._ahead, self.stopping
+        )
         try:
             self.pool.submit(partial(response.context.run, response.run))
         except RuntimeError as error:
@@ -119,6 +130,10 @@ class WSGIBridge(WsgiToAsgi):
             return await fail(scope, send, False, error)
         try:
             await response.send_to(receive, send, server.paced)
+        except ServerStopping as error:
+            if not response.sent:
+                return await refuse(scope, send, 503)
+            await fail(scope, send, True, error, response.context, server)
         except Exception as error:
             says_left = isinstance(error, OSError) or quirks.is_of_a_closed_transport(error)
             is_own = error is response.error and not isinstance(error, ClientDisconnected)

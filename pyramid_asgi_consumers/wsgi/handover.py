@@ -19,6 +19,7 @@ import asyncio
 import threading
 from collections import deque
 
+from pyramid_asgi_consumers.async_bodies import AsyncBody
 from pyramid_asgi_consumers.wsgi.sources import OpenFile
 from pyramid_asgi_consumers.wsgi.threads import Settler, set_outcome
 
@@ -80,6 +81,8 @@ class Handover:
     whole: bytes | None = None
     #: What the loop's side is to send behind the chunks, and to close.
     file: OpenFile | None = None
+    #: What the loop's side is to send in the place of chunks, and to close.
+    stream: AsyncBody | None = None
 
     # How many bytes have come, which the worker thread counts, and how many the loop has taken.
     _come = 0
@@ -138,16 +141,18 @@ class Handover:
         whole: bytes | None = None,
         rest: bytes = b"",
         file: OpenFile | None = None,
+        stream: AsyncBody | None = None,
     ) -> bool:
         """The response has ended; return whether the loop's side hears of it.
 
-        ``error`` is what the application raised, ``rest`` a chunk before that; ``whole`` and
-        ``file`` are as the attributes. Where nobody hears of it, ``file`` is the caller's to close.
+        ``error`` is what the application raised, ``rest`` a chunk before that; ``whole``, ``file``
+        and ``stream`` are as the attributes. Where nobody hears of it, the caller is to close them.
         """
         with self._lock:
             heard = not self.gone
             if heard:
                 self.file = file
+                self.stream = stream
                 if rest:
                     self._chunks.append(rest)
             self.whole = whole
@@ -159,7 +164,7 @@ class Handover:
         if news is not None and not self._settler.settle(news):
             # The loop has closed: its side will do nothing any more.
             heard = False
-            self.file = None
+            self.file = self.stream = None
         return heard
 
     # On the event loop.

@@ -7,17 +7,20 @@
 
 import asyncio
 import contextvars
+import io
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, BinaryIO
 
-from pyramid_asgi_consumers.async_views import Receive
+from pyramid_asgi_consumers.async_bodies import AsyncBody, is_async
+from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.wsgi.answer import Answer
 from pyramid_asgi_consumers.wsgi.handover import Ahead, ClientGone, Handover
 from pyramid_asgi_consumers.wsgi.sources import FileWrapper, OpenFile, close, remaining
+from pyramid_asgi_consumers.wsgi.streaming import Streaming
 from pyramid_asgi_consumers.wsgi.threads import Settler, ThreadPool
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,8 @@ class Response:
     """What ``wsgi_app`` answers to ``environ``.
 
     ``body`` is the request's, and is closed at the end. ``pool`` runs the response, and reads the
-    files that it returns. ``settler`` is that of the event loop, ``ahead`` that of the bridge.
+    files that it returns. ``settler`` is that of the event loop, ``ahead`` that of the bridge;
+    ``stopping`` is as :class:`.Streaming` has it.
     Create it on the loop, give :meth:`run` to the pool, and await :meth:`send_to`.
     """
 
@@ -52,12 +56,14 @@ class Response:
         settler: Settler,
         pool: ThreadPool,
         ahead: Ahead,
+        stopping: Any = None,
     ) -> None:
         self.wsgi_app = wsgi_app
         self.environ = environ
         self.body = body
         self.pool = pool
         self.ahead = ahead
+        self.stopping = stopping
         self.answer = Answer(environ["REQUEST_METHOD"])
         self.handover = Handover(settler, ahead)
         self._loop = settler.loop
@@ -70,15 +76,22 @@ class Response:
         """Call the application and hand on what it answers, to the end."""
         error: BaseException | None = None
         file: OpenFile | None = None
+        stream: AsyncBody | None = None
         try:
             result = self.wsgi_app(self.environ, self.start_response)
             try:
-                if isinstance(result, FileWrapper) and (head := self.answer.head) is not None:
-                    file = self._start_file(result, head[1])
-                if file is None:
+                if type(result) is not list and self.answer.head is not None:
+                    if isinstance(result, FileWrapper):
+                        file = self._start_file(result, self.answer.head[1])
+                    else:
+                        if is_async(result):
+                            # A tween, or middleware, has put it there.
+                            result = AsyncBody(result, self.environ.get(LOOP_ARGUMENTS))
+                        stream = self._start_stream(result)
+                if file is None and stream is None:
                     self._iterate(result)
             finally:
-                if file is None:
+                if file is None and stream is None:
                     close(result)
         except ClientGone:
             pass
@@ -88,15 +101,18 @@ class Response:
         single = self._single
         if error is not None:
             heard = self.handover.finish(error, rest=single or b"")
-        elif file is not None:
-            heard = self.handover.finish(None, file=file)
+        elif file is not None or stream is not None:
+            heard = self.handover.finish(None, file=file, stream=stream)
         else:
             heard = self.handover.finish(None, whole=single)
         if not heard:
             self._log_unheard()
-        if file is None:
+            if stream is not None:
+                close(stream)
+                stream = None
+        if file is None and stream is None:
             self.body.close()
-        elif not heard:
+        elif file is not None and not heard:
             file.close()
 
     def start_response(
@@ -129,10 +145,21 @@ class Response:
         answer.start(None if told else remaining(wrapper.file))
         return None if answer.bodyless else OpenFile(wrapper, self.body)
 
+    def _start_stream(self, result: Any) -> AsyncBody | None:
+        """The body, if the event loop's side is to send it; None if it is to be iterated here."""
+        answer = self.answer
+        if answer.started or not isinstance(result, AsyncBody):
+            return None
+        answer.start()
+        return None if answer.bodyless else result
+
     def _iterate(self, result: Any) -> None:
+        if self.answer.started:
+            if self.answer.bodyless:
+                return
         # The only chunk need not be announced, the end follows at once; and its size is known
         # (PEP 3333, "Handling the Content-Length Header").
-        if not self.answer.started and hasattr(result, "__len__") and len(result) == 1:
+        elif hasattr(result, "__len__") and len(result) == 1:
             self._single = b""
         for chunk in result:
             self._put(chunk)
@@ -172,16 +199,30 @@ class Response:
                 return await self._send_chunks(receive, paced(send))
         body = self.handover.whole
         if body is None:
+            if self.handover.stream is not None:
+                return await self._stream(self.handover.stream, receive, paced(send))
             return await self._send_chunks(receive, paced(send))
         await send(self._start())
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _start(self) -> dict[str, Any]:
         self.sent = True
+        return self._head()
+
+    def _head(self) -> dict[str, Any]:
         # Nothing comes without one.
         head: Any = self.answer.head
         status, headers = head
         return {"type": "http.response.start", "status": status, "headers": headers}
+
+    async def _stream(self, stream: AsyncBody, receive: Receive, send: Send) -> None:
+        streaming = Streaming(stream, self.answer, self.context, self.stopping)
+        try:
+            await streaming.send_to(receive, send, self._head())
+        finally:
+            self.sent = streaming.started
+            self.error = streaming.error
+            self._close_body()
 
     async def _send_chunks(self, receive: Receive, send: Send) -> None:
         handover = self.handover
@@ -212,6 +253,12 @@ class Response:
                 listener.cancel()
             if handover.file is not None:
                 await self.pool.run(handover.file.close)
+            if handover.stream is not None:
+                self._close_body()
+                try:
+                    await handover.stream.aclose()
+                except Exception:
+                    log.exception("aclose() of the response iterable failed")
             if listener is not None:
                 await asyncio.wait((listener,))
         except asyncio.CancelledError:
@@ -219,6 +266,13 @@ class Response:
             self._log_unheard()
             raise
         handover.hear()
+
+    def _close_body(self) -> None:
+        # It may be a file on a disk.
+        if isinstance(self.body, io.BytesIO):
+            self.body.close()
+        else:
+            self._loop.run_in_executor(None, self.body.close)
 
     async def _listen_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyramid_asgi_consumers.exceptions import BadRequest, BodyTooLarge, ClientDisconnected
-from pyramid_asgi_consumers.wsgi.body import MEMORY, has_no_body, read_body
+from pyramid_asgi_consumers.wsgi.body import MEMORY, SharedReceive, has_no_body, read_body
 from tests.support.asgi import http_scope
 from tests.support.wsgi import DISCONNECT, request, wait_until
 
@@ -198,3 +198,42 @@ def test_wsgi_input_behaves_as_a_file(line, copies, cut, steps):
     file, _ = asyncio.run(read(*chunks))
     with file:
         assert list(outcomes(file, steps)) == list(outcomes(io.BytesIO(data), steps))
+
+
+class Server:
+    """Has one message after the other, when it is told."""
+
+    def __init__(self):
+        self.waiting = 0
+        self.messages = asyncio.Queue()
+
+    async def receive(self):
+        self.waiting += 1
+        try:
+            return await self.messages.get()
+        finally:
+            self.waiting -= 1
+
+
+async def test_several_tasks_receive_and_the_server_hears_one():
+    server = Server()
+    shared = SharedReceive(server.receive)
+    tasks = [asyncio.create_task(shared()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert server.waiting == 1
+    server.messages.put_nowait(DISCONNECT)
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 20) == [DISCONNECT] * 3
+    # Servers need not tell it again.
+    assert await asyncio.wait_for(shared(), 20) == DISCONNECT
+
+
+async def test_where_the_one_is_cancelled_another_takes_its_place():
+    server = Server()
+    shared = SharedReceive(server.receive)
+    first, *others = [asyncio.create_task(shared()) for _ in range(3)]
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    server.messages.put_nowait(request(b"one"))
+    assert await asyncio.wait_for(asyncio.gather(*others), 20) == [request(b"one")] * 2
+    assert server.waiting == 0
