@@ -6,8 +6,11 @@ import os
 
 from pyramid.config import Configurator
 from pyramid.response import Response
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from pyramid_asgi_consumers.interfaces import IStopping
+from tests.support.around import base
 from tests.support.logs import log_to_stderr
 
 log_to_stderr()
@@ -50,6 +53,30 @@ async def _serve(scope, send, pause):
         log.info("%s is left", scope["path"])
 
 
+async def events(stream):
+    """Sends events all the time."""
+    try:
+        await stream.send(os.getpid())
+        while True:
+            await stream.send("tick")
+            await asyncio.sleep(0.01)
+    finally:
+        log.info("/events is left")
+
+
+async def relayed(stream):
+    """Waits for events that do not come."""
+    await stream.send(os.getpid())
+    try:
+        async with stream.relay("news", "others"):
+            await stream.wait_closed()
+    except asyncio.CancelledError:
+        # What is to be tidied up may take a moment.
+        await asyncio.sleep(0.05)
+        log.info("/relayed is left")
+        raise
+
+
 def main(global_config, **settings):
     with Configurator(settings=settings) as config:
         config.include("pyramid_asgi_consumers")
@@ -57,7 +84,12 @@ def main(global_config, **settings):
         config.add_view(home, route_name="home")
         for consumer in (silent, ticking):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
+        for func in (events, relayed):
+            config.add_event_stream(f"/{func.__name__}", func)
         return config.make_asgi_app()
 
 
 app = main({})
+
+#: The same within others' middleware and another application, which gives it no lifespan.
+mounted = base(Starlette(routes=[Mount("/", app=app)]))

@@ -6,6 +6,7 @@ that may pass.
 
 import contextlib
 import http.client
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,10 +58,10 @@ RECYCLED = {
 
 
 @contextlib.contextmanager
-def running(name, command, directory):
-    """Run ``command``; wait for all of its workers."""
+def running(name, command, directory, app=APP):
+    """Run ``command`` with ``app``; wait for all of its workers."""
     port = free_port()
-    command = (command + APP).format(port=port).split()
+    command = (command + app).format(port=port).split()
     with started(name, command, port, directory) as server:
         workers = 2 if "--workers 2" in " ".join(command) else 1
         processes = set()
@@ -76,7 +77,13 @@ def running(name, command, directory):
 class Streams:
     """What a client reads that has opened some of the endless responses of ``server``."""
 
-    PATHS = ("/silent", "/ticking", "/silent", "/ticking")
+    #: What each has after its process, in the end.
+    PATHS = {
+        "/silent": rb"(tick\n)*the end",
+        "/ticking": rb"(tick\n)*the end",
+        "/events": rb"\n(data: tick\n\n)*",
+        "/relayed": rb"\nid: \S+\n\n",
+    }
 
     def __init__(self, server, stack):
         #: Those that have opened them.
@@ -88,13 +95,13 @@ class Streams:
             connection.request("GET", path)
             response = connection.getresponse()
             self._responses.append(response)
-            self.processes.add(response.readline().strip())
+            self.processes.add(response.readline().strip().removeprefix(b"data: "))
 
     def check_end(self):
         """They end as what is whole does: otherwise ``http.client`` raises."""
-        for response in self._responses:
-            rest = response.read()
-            assert rest.replace(b"tick\n", b"") == b"the end"
+        for rest, response in zip(self.PATHS.values(), self._responses, strict=True):
+            read = response.read()
+            assert re.fullmatch(rest, read), read
 
     def check_that_they_go_on(self):
         """They go on for half a second."""
@@ -112,7 +119,7 @@ def opened(server):
 def check_log(server):
     log = server.logged()
     for path in Streams.PATHS:
-        assert log.count(f"{path} is left") == 2
+        assert log.count(f"{path} is left") == 1
     assert TRACEBACK not in log
 
 
@@ -127,6 +134,17 @@ def test_they_end_on_sigterm_and_hold_nothing_up(name, tmp_path):
     # In one process Uvicorn dies of the signal, in good order.
     dies = name in ("uvicorn", "uvicorn with asyncio")
     assert status == (-signal.SIGTERM if dies else 0)
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "daphne", "hypercorn", "granian", "gunicorn"])
+def test_they_end_within_what_others_put_around_them(name, tmp_path):
+    app = "tests.apps.endlessapp:mounted"
+    with running(name, COMMANDS[name], tmp_path, app) as server:
+        with opened(server) as streams:
+            server.process.send_signal(signal.SIGTERM)
+            streams.check_end()
+            server.ended()
+        check_log(server)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
