@@ -13,9 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from pyramid_asgi_consumers import quirks, stubborn
+from pyramid_asgi_consumers.exceptions import ClientDisconnected, WebSocketDisconnect
 from pyramid_asgi_consumers.stubborn import COUNTED
 
 Result = TypeVar("Result")
+
+#: What says that the client has left.
+GONE = (WebSocketDisconnect, ClientDisconnected)
 
 
 class StandIn(RuntimeError):
@@ -89,6 +93,20 @@ def _is_of_a_signal(error: KeyboardInterrupt) -> bool:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback.tb_frame.f_code.co_name == "_on_sigint"
+
+
+def out_of_group(error: BaseException) -> BaseException:
+    """The one error that ``error`` stands for, where it is a group with one."""
+    # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
+    # client that has left, each may raise that.
+    one: Any = error
+    while (
+        hasattr(one, "derive")
+        and hasattr(one, "exceptions")
+        and (len(one.exceptions) == 1 or one.split(GONE)[1] is None)
+    ):
+        one = one.exceptions[0]
+    return one
 
 
 async def contained(awaitable: Awaitable[Any]) -> Any:

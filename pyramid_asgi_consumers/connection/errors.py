@@ -35,20 +35,6 @@ async def gone(message: dict[str, Any]) -> None:
     raise ClientGone("The client has left")
 
 
-def unwrapped(error: BaseException) -> BaseException:
-    """The one error that ``error`` stands for, where it is a group with one."""
-    # A task group (PEP 654, or its backport) wraps what its tasks raise; of those that talk to a
-    # client that has left, each may raise that.
-    one: Any = error
-    while (
-        hasattr(one, "derive")
-        and hasattr(one, "exceptions")
-        and (len(one.exceptions) == 1 or one.split(WebSocketDisconnect)[1] is None)
-    ):
-        one = one.exceptions[0]
-    return one
-
-
 def _was_raised_by(send: Any, sending: Any, error: BaseException) -> bool:
     # An OSError of the consumer's own (a database that is down) must not pass for a client that
     # left. Wrapping send in a coroutine would tell them apart at a price for every message; the
@@ -68,7 +54,7 @@ def says_that_the_client_left(error: BaseException, send: Any, sending: Any) -> 
 
     ``send`` is the server's, ``sending`` what it returned last.
     """
-    return isinstance(error, ClientDisconnected | WebSocketDisconnect) or (
+    return isinstance(error, ClientGone | WebSocketDisconnect) or (
         (isinstance(error, OSError) or quirks.is_of_a_closed_transport(error))
         and _was_raised_by(send, sending, error)
     )

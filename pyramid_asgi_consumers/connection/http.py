@@ -10,18 +10,17 @@ from pyramid.httpexceptions import HTTPException
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.errors import (
+    ClientGone,
     gone,
     response_of,
     says_that_the_client_left,
-    unwrapped,
 )
 from pyramid_asgi_consumers.connection.leaving import RequestWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.contexts import context_of
-from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.raised import StandIn, caught, separate
+from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
 from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, give_way
@@ -131,8 +130,8 @@ async def serve_http(
             if not started:
                 await answer_nobody(scope, send)
     except BaseException as raised:
-        error = unwrapped(caught(raised, task))
-        if isinstance(error, ClientDisconnected) and not started:
+        error = out_of_group(caught(raised, task))
+        if isinstance(error, ClientGone) and not started:
             log.debug("The client of %s had left: %s", consumer, Shown(error))
             await answer_nobody(scope, send)
         elif says_that_the_client_left(error, send, sending):

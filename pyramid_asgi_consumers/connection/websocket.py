@@ -16,7 +16,6 @@ from pyramid_asgi_consumers.connection.errors import (
     gone,
     response_of,
     says_that_the_client_left,
-    unwrapped,
 )
 from pyramid_asgi_consumers.connection.leaving import SenderWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
@@ -27,7 +26,7 @@ from pyramid_asgi_consumers.exceptions import (
 )
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.raised import StandIn, caught, separate
+from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
 from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.turns import TURN, give_way
@@ -158,7 +157,7 @@ async def serve_websocket(
             part = "body" if held is not None else "end"
             raise RuntimeError(f"{consumer} returned before the {part} of its denial")
     except BaseException as raised:
-        error = unwrapped(caught(raised, task))
+        error = out_of_group(caught(raised, task))
         if says_that_the_client_left(error, send, sending):
             log.debug("The client of %s had left: %s", consumer, Shown(error))
             if state == "connecting":

@@ -14,7 +14,7 @@ from pyramid_asgi_consumers.events.stream import HEADERS, EventStream, Frames
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, SubscriptionOverflow
 from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.interfaces import IEventStreams
-from pyramid_asgi_consumers.raised import carried, contained
+from pyramid_asgi_consumers.raised import carried, contained, out_of_group
 from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
 from pyramid_asgi_consumers.stopping import Stopping
@@ -147,15 +147,16 @@ class EventStreamFunction:
     async def _hear(self, stream: EventStream, task: "asyncio.Task[Any]") -> None:
         if task.cancelled():
             raise carried(asyncio.CancelledError())
-        try:
-            task.result()
-        except SubscriptionOverflow as error:
+        raised = task.exception()
+        if raised is None:
+            return
+        error = out_of_group(raised)
+        if isinstance(error, SubscriptionOverflow):
             log.warning("%s ends: %s", self.declared, Shown(error))
             # A 204 would keep the client from coming again.
             await stream.begin()
-        except ClientDisconnected:
-            if not stream.closed.done():
-                raise
+        elif not (isinstance(error, ClientDisconnected) and stream.closed.done()):
+            raise raised
 
 
 async def _end(stream: EventStream) -> None:

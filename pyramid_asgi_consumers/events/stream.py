@@ -249,7 +249,7 @@ class EventStream(Connected):
             silent = 0
         if silent < self._heartbeat:
             self._timer = self._loop.call_later(self._heartbeat - silent, self._beat)
-        elif not self.closed.done():
+        else:
             self._beating = self._loop.create_task(self._comment())
 
     async def _comment(self) -> None:

@@ -1,7 +1,9 @@
 """What a function has of its event stream, and what its client gets."""
 
 import asyncio
+import builtins
 import json
+from importlib import import_module
 
 import pytest
 from pyramid.httpexceptions import HTTPForbidden
@@ -12,6 +14,9 @@ from pyramid_asgi_consumers import ClientDisconnected
 from pyramid_asgi_consumers.events import function
 from tests.support.asgi import body_of, http_scope, run
 from tests.support.streams import Reader, application, stop
+
+# Python 3.10 has the backport's.
+Group = getattr(builtins, "ExceptionGroup", None) or import_module("exceptiongroup").ExceptionGroup
 
 
 @pytest.fixture(autouse=True)
@@ -114,11 +119,16 @@ async def test_who_cancels_the_function_itself_makes_an_error(caplog):
 
 
 async def test_head_gets_the_headers_without_the_function():
+    called = []
+
     async def func(stream):
-        raise AssertionError("called")
+        called.append(True)
 
     app = application(func)
     sent = await run(app, http_scope("/events", "HEAD"))
+    assert called == []
+    await run(app, http_scope("/events"))
+    assert called == [True]
     assert sent[0]["status"] == 200
     assert dict(sent[0]["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
     assert body_of(sent) == b""
@@ -199,10 +209,6 @@ async def test_a_guarded_stream_has_a_request_and_sends_its_cookies():
         await stream.send([stream.request.matchdict["room"], stream.userid])
         path = await stream.run_in_request(lambda request: request.path)
         await stream.send(path)
-
-    def set_cookie(request):
-        request.response.set_cookie("seen", "1")
-        return None
 
     class Policy:
         def identity(self, request):
@@ -413,6 +419,38 @@ async def test_a_server_that_cannot_send_says_that_the_client_has_left(error):
     assert said == ["heard"]
 
 
+async def test_an_error_that_looks_like_a_client_that_has_left_is_one_of_the_function(caplog):
+    async def func(stream):
+        await stream.send("one")
+        raise ClientDisconnected("of another connection")
+
+    async with Reader(application(func)) as reader:
+        with pytest.raises(ClientDisconnected):
+            await reader.end()
+    assert not reader.has_ended
+
+
+async def test_the_tasks_of_a_group_hear_that_the_client_has_left():
+    async def func(stream):
+        await stream.send("one")
+        errors = []
+        for _ in range(2):
+            with pytest.raises(ClientDisconnected) as caught:
+                await stream.send("more")
+            errors.append(caught.value)
+        raise Group("of a task group", errors)
+
+    class Gone(Reader):
+        async def send(self, message):
+            if len(self.sent) == 2:
+                raise OSError("gone")
+            await super().send(message)
+
+    async with Gone(application(func)) as reader:
+        reader.left.set()
+        await reader.end()
+
+
 async def test_other_errors_of_the_server_are_raised():
     async def func(stream):
         await stream.send("one")
@@ -443,10 +481,8 @@ async def test_a_server_that_cannot_receive_ends_the_function():
 
     class Broken(Reader):
         async def receive(self):
-            if self.sent:
-                raise LookupError("receive failed")
             await self.until(lambda: self.sent)
-            return {"type": "http.request", "body": b"", "more_body": False}
+            raise LookupError("receive failed")
 
     async with Broken(application(func)) as reader:
         with pytest.raises(LookupError, match="receive failed"):

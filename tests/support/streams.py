@@ -69,10 +69,7 @@ class Reader:
     async def __aexit__(self, *exc_info):
         self.left.set()
         self.slow.set()
-        await asyncio.wait({self.task}, timeout=DEADLINE)
-        if not self.task.done():
-            self.task.cancel()
-            raise TimeoutError(f"The application goes on: {self.task}")
+        await asyncio.wait_for(asyncio.wait({self.task}), DEADLINE)
 
     @property
     def start(self):

@@ -163,6 +163,18 @@ async def test_with_an_envelope_a_page_can_resume(config):
     assert sorted(again, key=str) == sorted(got, key=str)
 
 
+async def test_an_envelope_is_made_once_for_all(config):
+    client, other = Client(config), Client(config)
+    await client.websocket.accept()
+    await other.websocket.accept()
+    async with client.websocket.relay("a", envelope=True):
+        async with other.websocket.relay("a", envelope=True):
+            await client.channels.publish("a", 1)
+            await client.next()
+            await other.next()
+            assert await client.next() is await other.next()
+
+
 async def test_with_an_envelope_a_page_hears_of_a_gap(config):
     client = Client(config)
     await client.websocket.accept()
@@ -180,8 +192,7 @@ async def test_a_client_that_leaves_as_the_relay_begins_ends_it(config):
     client = Client(config, stays=0)
     await client.websocket.accept()
     with pytest.raises(WebSocketDisconnect):
-        async with client.websocket.relay("a", envelope=True, presence="me"):
-            raise AssertionError("entered")
+        await client.websocket.relay("a", envelope=True, presence="me").__aenter__()
     assert await client.channels.present("a") == []
 
 
