@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -25,8 +26,11 @@ ARGUMENTS = (
 
 
 @contextlib.contextmanager
-def browsing(url: str) -> Iterator[Page]:
-    """Open ``url`` in a browser of its own; give Playwright's page."""
+def browsing(url: str, **options: Any) -> Iterator[Page]:
+    """Open ``url`` in a browser of its own; give Playwright's page.
+
+    ``options`` are those of its ``Browser.new_page``.
+    """
     found = [path for name in NAMES if (path := shutil.which(name))]
     if not found:
         raise AssertionError(f"This test needs a browser: none of {', '.join(NAMES)} is installed")
@@ -36,7 +40,7 @@ def browsing(url: str) -> Iterator[Page]:
             playwright.chromium.launch(executable_path=found[0], args=ARGUMENTS)
         ) as browser,
     ):
-        page = browser.new_page()
+        page = browser.new_page(**options)
         page.set_default_timeout(DEADLINE * 1000)
         page.goto(url)
         yield page
