@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from pathlib import Path
 
 from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.config import Configurator
@@ -124,6 +125,15 @@ async def room(websocket):
             await websocket.send(event.json)
 
 
+async def news(stream):
+    """Relays what is published in the room; who leaves is named in its file."""
+    try:
+        async with stream.relay("room"):
+            await stream.wait_closed()
+    finally:
+        Path(stream.headers["X-Left"]).touch()
+
+
 def main():
     settings = {
         "asgi.root_path": os.environ.get("ROOT_PATH", ""),
@@ -138,6 +148,7 @@ def main():
             config.add_view(view, route_name=view.__name__)
         config.add_asgi_consumer("/ws", "websocket", echo)
         config.add_websocket("/ws/room", room)
+        config.add_event_stream("/news", news)
         config.add_asgi_consumer("/ws/who", "websocket", who, permission="chat")
         return config.make_asgi_app()
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from pyramid_asgi_consumers.testing.events import EventParser
 from tests.support.clients import DEADLINE, MIB, blocks
 from tests.support.servers import PROJECT, wait_until
 from tests.support.sites import FILES, activated, deployed, fill_in_units
@@ -144,6 +145,23 @@ def test_what_a_process_publishes_reaches_the_websockets_of_another(site):
 
         wait_until(by_another, "a request to the other process", site)
         assert [int(websocket.recv(DEADLINE)) for _ in published] == published
+
+
+def test_events_arrive_as_they_are_sent_and_who_leaves_is_noticed(site):
+    left = site.directory / "left"
+    with site.connection() as connection:
+        connection.request("GET", site.prefix + "/news", headers={"X-Left": str(left)})
+        response = connection.getresponse()
+        parser = EventParser()
+        while not parser.last_event_id:
+            parser.feed(response.read1(1000))
+        for _ in range(3):
+            published = int(site.ask("/publish").body)
+            while (event := parser.take()) is None:
+                parser.feed(response.read1(1000))
+            assert json.loads(event.data) == published
+        response.close()
+    wait_until(left.exists, "the end of the function", site)
 
 
 # Processes that end.
