@@ -113,15 +113,16 @@ class TestStream:
         call.thread.let_run()
         # What it has raised instead of an answer is raised below.
         start = self._connection.take() if sent else _NO_ANSWER
+        headers = call.details.header_list(start)
         response = request.ResponseClass(
-            status=call.details.status_line(start["status"]),
-            headerlist=call.details.header_list(start),
+            status=call.details.status_line(start["status"]), headerlist=list(headers)
         )
         testapp.cookiejar.extract_cookies(
             utils._ResponseCookieAdapter(response), utils._RequestCookieAdapter(request)
         )
         self.status, self.status_int = response.status, response.status_int
-        self.headers = response.headers
+        # Those of the response have a Content-Length, too.
+        self.headers.extend(headers)
         if messages.starts_stream(start):
             if call.is_endless:
                 raise cast("BaseException", call.error)
