@@ -72,8 +72,9 @@ class Relay:
         await self._subscription.__aexit__()
 
     async def _forward_all(self) -> None:
+        forward = self._forward
         async for item in self._subscription:
-            await self._forward(item)
+            await forward(item)
 
     def _interrupt(self, task: asyncio.Task[None]) -> None:
         self._interrupted = True

@@ -29,18 +29,28 @@ Message = dict[str, Any]
 
 
 class Frames:
-    """Remembers what was made of the last event of channels: all its readers get the same."""
+    """Remembers what was made of the last event of channels: readers of the same get the same."""
 
     def __init__(self) -> None:
-        self._last: tuple[Item | None, str, bool, bytes] = (None, "", False, b"")
+        self._last: tuple[Item | None, bool, tuple[str, ...], dict[str, str], bytes]
+        self._last = (None, False, (), {}, b"")
 
-    def of(self, item: Item, id: str, envelope: bool) -> bytes:
-        """``item`` as the bytes of an event with this ``id``; see :meth:`EventStream.relay`."""
-        last, last_id, last_envelope, frame = self._last
-        if last is not item or last_id != id or last_envelope is not envelope:
-            frame = _frame(item, id, envelope)
+    def of(self, item: Item, envelope: bool, ids: Ids, positions: dict[str, str]) -> bytes:
+        """``item`` as the bytes of an event, in whose id the channels of ``ids`` stand there.
+
+        See :meth:`EventStream.relay`.
+        """
+        # An id takes longer to make than all else here.
+        last, last_envelope, names, stood, frame = self._last
+        if (
+            last is not item
+            or stood != positions
+            or names != ids.names
+            or last_envelope is not envelope
+        ):
+            frame = _frame(item, ids.make(positions), envelope)
             # At once, since other threads may ask, too.
-            self._last = (item, id, envelope, frame)
+            self._last = (item, envelope, ids.names, positions.copy(), frame)
         return frame
 
 
@@ -210,10 +220,10 @@ class EventStream(Connected):
                     unknown = encode_event(missed_of(name, None), GAP, ids.make(positions))
                     await self._write(unknown)
 
-        async def forward(item: Item) -> None:
+        def forward(item: Item) -> Awaitable[None]:
             if item.id is not None:
                 positions[item.channel] = item.id
-            await self._write(self._frames.of(item, ids.make(positions), wraps))
+            return self._write(self._frames.of(item, wraps, ids, positions))
 
         return Relay(subscription, begin, forward, self._end_relay)
 
