@@ -7,6 +7,9 @@ from a2wsgi import WSGIMiddleware
 from asgiref.wsgi import WsgiToAsgi
 from pyramid.config import Configurator
 from pyramid.response import Response
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from pyramid_asgi_consumers.wsgi.environ import build_environ
 
@@ -25,6 +28,20 @@ def download(request):
     return Response(app_iter=chunks, content_length=CHUNKS * len(CHUNK))
 
 
+async def chunks():
+    for _ in range(CHUNKS):
+        yield CHUNK
+
+
+def stream(request):
+    return Response(app_iter=chunks())
+
+
+async def generator(request):
+    for _ in range(CHUNKS):
+        yield CHUNK
+
+
 def slow(request):
     time.sleep(0.1)
     return Response(HELLO)
@@ -32,11 +49,15 @@ def slow(request):
 
 def configured():
     config = Configurator(settings={"asgi.threads": str(THREADS)})
-    for view in (hello, download, slow):
+    add_views(config, hello, download, slow)
+    return config
+
+
+def add_views(config, *views):
+    for view in views:
         name = view.__name__
         config.add_route(name, f"/{name}")
         config.add_view(view, route_name=name)
-    return config
 
 
 def wsgi_app():
@@ -46,7 +67,24 @@ def wsgi_app():
 def ours():
     config = configured()
     config.include("pyramid_asgi_consumers")
+    add_views(config, stream)
     return config.make_asgi_app()
+
+
+def ours_generator():
+    """The same body, from a view that is an async generator."""
+    config = Configurator()
+    config.include("pyramid_asgi_consumers")
+    config.add_route("stream", "/stream")
+    config.add_view(generator, route_name="stream")
+    return config.make_asgi_app()
+
+
+def starlette():
+    async def respond(request):
+        return StreamingResponse(chunks(), media_type="text/html")
+
+    return Starlette(routes=[Route("/stream", respond)])
 
 
 def a2wsgi():
@@ -86,11 +124,21 @@ def bare():
 async def serve_bare(scope, receive, send):
     if scope["type"] != "http":
         raise ValueError(scope["type"])
-    chunks = [HELLO] if scope["path"] == "/hello" else [CHUNK] * CHUNKS
+    if scope["path"] == "/stream":
+        return await stream_bare(send)
+    body = [HELLO] if scope["path"] == "/hello" else [CHUNK] * CHUNKS
     headers = [
         (b"content-type", b"text/html; charset=UTF-8"),
-        (b"content-length", str(len(chunks) * len(chunks[0])).encode()),
+        (b"content-length", str(len(body) * len(body[0])).encode()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for left, chunk in zip(reversed(range(len(chunks))), chunks, strict=True):
+    for left, chunk in zip(reversed(range(len(body))), body, strict=True):
         await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+
+
+async def stream_bare(send):
+    headers = [(b"content-type", b"text/html; charset=UTF-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async for chunk in chunks():
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -27,6 +27,8 @@ COMMANDS = {
     "inline": UVICORN,
     "a2wsgi": UVICORN,
     "asgiref": UVICORN,
+    "ours_generator": UVICORN,
+    "starlette": UVICORN,
     "waitress": "waitress --threads=8 --listen=127.0.0.1:{port} --call apps:wsgi_app",
 }
 
@@ -52,6 +54,12 @@ CASES = {
         {"bare": 0.36, "a2wsgi": 5, "asgiref": 10, "waitress": 3},
     ),
     "download": Case("/download", 32, ("bare", "ours", "a2wsgi"), {"bare": 0.9, "a2wsgi": 3}),
+    "stream": Case(
+        "/stream",
+        32,
+        ("bare", "ours", "ours_generator", "starlette"),
+        {"bare": 0.9, "starlette": 1},
+    ),
     "slow": Case("/slow", 40, ("ours",), {}, least=385, seconds=10),
 }
 
@@ -117,10 +125,10 @@ def measure(name: str, case: Case, peers: list[str], rounds: int, seconds: int) 
                 wrk(port, case, 1)
                 results[peer].append(wrk(port, case, seconds))
     print(f"\n{name}: {case.connections} connections, {rounds} rounds of {seconds} s")
-    print(f"{'':10}{'req/s':>9}{'min':>9}{'max':>9}{'non-2xx':>9}{'ours is':>9}{'target':>9}")
+    print(f"{'':14}{'req/s':>9}{'min':>9}{'max':>9}{'non-2xx':>9}{'ours is':>9}{'target':>9}")
     for peer in peers:
         rates = [result.rate for result in results[peer]]
-        line = f"{peer:10}{statistics.median(rates):9.0f}{min(rates):9.0f}{max(rates):9.0f}"
+        line = f"{peer:14}{statistics.median(rates):9.0f}{min(rates):9.0f}{max(rates):9.0f}"
         line += f"{sum(result.failed for result in results[peer]):9}"
         if peer == "ours":
             line += f"{'':9}{case.least or '':>9}"
