@@ -78,8 +78,8 @@ class EventStreamFunction:
         leave_timeout = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
         if not await self._run(stream, receive, streams.stopping, leave_timeout):
             return
-        if stream.has_begun:
-            await stream.finish()
+        if stream._has_begun:
+            await stream._finish()
         else:
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -104,13 +104,13 @@ class EventStreamFunction:
         patience = quirks.patience()
         try:
             await asyncio.wait(
-                {task, stream.closed, stopped, listener}, return_when=asyncio.FIRST_COMPLETED
+                {task, stream._closed, stopped, listener}, return_when=asyncio.FIRST_COMPLETED
             )
             was_ended = task.done()
             if not was_ended and stopped.done():
                 patience = leave_timeout
                 await self._stop(stream, task)
-            elif not was_ended and stream.was_told:
+            elif not was_ended and stream._knows:
                 await asyncio.wait({task}, timeout=leave_timeout)
                 was_ended = task.done()
                 if not was_ended:
@@ -121,7 +121,7 @@ class EventStreamFunction:
                     )
         finally:
             endings.discard(stop)
-            beating = stream.end()
+            beating = stream._end()
             others = {listener} if beating is None else {listener, beating}
             await stubborn.end({task, *others}, patience)
         if task.done() and (was_ended or not task.cancelled()):
@@ -129,7 +129,7 @@ class EventStreamFunction:
         if listener.done() and not listener.cancelled():
             # Raises what the server has raised.
             listener.result()
-        return not (stream.closed.done() or stopped.done())
+        return not (stream._closed.done() or stopped.done())
 
     async def _called(self, stream: EventStream) -> None:
         await self.func(stream)
@@ -142,7 +142,7 @@ class EventStreamFunction:
             await asyncio.wait_for(_end(stream), STOP_PATIENCE)
         except (asyncio.TimeoutError, OSError):
             # It takes nothing, or has left meanwhile.
-            stream.leave()
+            stream._leave()
 
     async def _hear(self, stream: EventStream, task: "asyncio.Task[Any]") -> None:
         if task.cancelled():
@@ -154,21 +154,21 @@ class EventStreamFunction:
         if isinstance(error, SubscriptionOverflow):
             log.warning("%s ends: %s", self.declared, Shown(error))
             # A 204 would keep the client from coming again.
-            await stream.begin()
-        elif not (isinstance(error, ClientDisconnected) and stream.closed.done()):
+            await stream._begin()
+        elif not (isinstance(error, ClientDisconnected) and stream._closed.done()):
             raise raised
 
 
 async def _end(stream: EventStream) -> None:
     # A 204, or nothing at all, would keep the client from coming again.
-    await stream.begin()
-    await stream.finish()
+    await stream._begin()
+    await stream._finish()
 
 
 async def _until_left(stream: EventStream, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    stream.leave()
+    stream._leave()
 
 
 def _accepts_events(scope: dict[str, Any]) -> bool:

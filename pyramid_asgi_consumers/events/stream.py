@@ -83,11 +83,11 @@ class EventStream(Connected):
         self._frames = frames
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
-        #: Whether the response begins, and whether that has been sent.
-        self.has_begun = False
+        # Whether the response begins, and whether that has been sent.
+        self._has_begun = False
         self._ready = False
-        #: Done when the client has left.
-        self.closed: asyncio.Future[None] = self._loop.create_future()
+        # Done when the client has left.
+        self._closed: asyncio.Future[None] = self._loop.create_future()
         self._beginning = asyncio.Lock()
         self._waiting = 0
         self._was_told = False
@@ -134,28 +134,28 @@ class EventStream(Connected):
         await self._write(encode_event(data, event, id, retry))
 
     async def _write(self, chunk: bytes) -> None:
-        if self._has_ended or self.closed.done():
+        if self._has_ended or self._closed.done():
             raise await self._not_open()
         self._sending += 1
         try:
             if not self._ready:
-                await self.begin()
+                await self._begin()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         except (OSError, RuntimeError) as error:
             if isinstance(error, OSError) or quirks.is_of_a_closed_transport(error):
                 self._was_told = True
-                self.leave()
+                self._leave()
                 raise ClientDisconnected("The client has left the event stream") from error
             raise
         finally:
             self._sending -= 1
         self._last = monotonic()
 
-    async def begin(self) -> None:
+    async def _begin(self) -> None:
         """Send the headers, unless they were sent; the function need not, its first event does."""
         async with self._beginning:
-            if not self.has_begun:
-                self.has_begun = True
+            if not self._has_begun:
+                self._has_begun = True
                 start = {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
                 await self._send(start)
             self._ready = True
@@ -163,7 +163,7 @@ class EventStream(Connected):
     async def _not_open(self) -> Exception:
         # A function that tries again and again must still let others run, and be cancelled.
         await asyncio.sleep(0)
-        if self.closed.done():
+        if self._closed.done():
             self._was_told = True
             return ClientDisconnected("The client has left the event stream")
         return RuntimeError("send: the event stream has ended")
@@ -172,7 +172,7 @@ class EventStream(Connected):
         """Wait until the client leaves."""
         self._waiting += 1
         try:
-            await asyncio.wait({self.closed})
+            await asyncio.wait({self._closed})
             self._was_told = True
         finally:
             self._waiting -= 1
@@ -233,21 +233,21 @@ class EventStream(Connected):
     # For who runs the function.
 
     @property
-    def was_told(self) -> bool:
+    def _knows(self) -> bool:
         """Whether the function knows, or hears just now, that its client has left."""
         return self._was_told or self._waiting > 0
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """The client has left."""
-        if not self.closed.done():
-            self.closed.set_result(None)
+        if not self._closed.done():
+            self._closed.set_result(None)
 
-    async def finish(self) -> None:
+    async def _finish(self) -> None:
         """End the response, whole; nothing can be sent afterwards."""
         self._has_ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def end(self) -> "asyncio.Task[None] | None":
+    def _end(self) -> "asyncio.Task[None] | None":
         """Send no more comments. Returns the task that sends one just now."""
         self._has_ended = True
         self._timer.cancel()
