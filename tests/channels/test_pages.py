@@ -85,10 +85,8 @@ async def open_page(app, turn, left):
 
 async def follow(notes, events, end):
     """Take what follows a page. What comes twice is known by its key."""
-    async for event in events:
+    while (event := await asyncio.wait_for(events.__anext__(), 20)).id != end:
         assert isinstance(event, Event)
-        if event.id == end:
-            return
         key, text = event.data
         notes[key] = text
 

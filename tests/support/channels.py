@@ -122,6 +122,10 @@ class Redis:
             backend.keys.redis_channel("*")
         )
 
+    def cut(self):
+        """Break the connections of all subscriptions."""
+        self.server.client.client_kill_filter(_type="pubsub")
+
     async def stored(self, backend):
         found = self.server.client.keys(backend.keys.stream("*"))
         return found + self.server.client.keys(backend.keys.members("*"))

@@ -5,7 +5,9 @@ import asyncio
 from pyramid_asgi_consumers.channels import Gap
 from pyramid_asgi_consumers.channels.events import encode, make_event
 from pyramid_asgi_consumers.channels.feeds import Feed
+from pyramid_asgi_consumers.channels.positions import make_id, position_of
 from pyramid_asgi_consumers.channels.redis import feeds, readings
+from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
 from tests.channels.redis.subscribers import (
     EXPIRY,
     Subscriber,
@@ -337,3 +339,116 @@ async def test_who_has_stopped_waiting_is_not_woken():
 
 def test_who_never_subscribed_is_not_removed():
     assert live_feed().remove(Subscriber()) is False
+
+
+# Where each begins, and where a gap ends.
+
+
+def place(subscriber):
+    return position_of(subscriber.positions["a"])
+
+
+def test_who_comes_to_a_live_feed_begins_where_that_stands():
+    feed = live_feed()
+    feed.receive((1, 2), event(2))
+    assert place(join(feed, None)) == (1, 2)
+
+
+def test_who_has_just_published_begins_behind_that():
+    feed = live_feed()
+    feed.published = (1, 3)
+    assert place(join(feed, None)) == (1, 3)
+
+
+def test_who_comes_while_a_feed_catches_up_begins_at_the_newest_event_that_was_stored():
+    feed = live_feed()
+    feed.begin()
+    late = join(feed, None)
+    assert late.positions == {}
+    feed.next_page()
+    feed.take_page((1, 5), rows(2, 3), (1, 3))
+    assert place(late) == (1, 5)
+
+
+def test_who_comes_while_a_feed_catches_up_begins_where_that_stood_if_it_breaks_off():
+    feed = live_feed()
+    feed.begin()
+    late = join(feed, None)
+    feed.lose_touch()
+    assert place(late) == (1, 1)
+
+
+def test_all_begin_at_the_first_page():
+    feed = feeds.StreamFeed("a", True, EXPIRY)
+    early = join(feed, None)
+    assert early.positions == {}
+    feed.next_page()
+    feed.take_page((1, 7), [], None)
+    assert place(early) == (1, 7)
+    assert [gap.id for gap in early.items] == [make_id((1, 7))]
+
+
+def test_where_nothing_can_be_read_nobody_knows_where_it_begins():
+    feed = feeds.StreamFeed("a", False, EXPIRY)
+    early = join(feed, None)
+    feed.next_page()
+    feed.take_page(None, [], None)
+    assert (early.positions, join(feed, None).positions) == ({}, {})
+
+
+def test_a_channel_without_events_stands_still_while_it_is_watched(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(feeds.time, "monotonic", lambda: now[0])
+    feed = feeds.StreamFeed("a", False, EXPIRY)
+    early = join(feed, None)
+    feed.next_page()
+    time, life = begun = parse_beginning(b"1700000000000000 abc")
+    feed.take_page(None, [], None, begun)
+    now[0] += 10 * EXPIRY
+    late = join(feed, None)
+    assert place(early) == begun
+    # So long after the last page it is nearly now.
+    assert place(late) == (time + 9_900_000 * EXPIRY, life)
+    # Nobody watches it here.
+    feed.begin()
+    feed.lose_touch()
+    lost = Subscriber()
+    feed.add(lost, None, in_touch=False)
+    assert place(lost) == begun
+
+
+def test_who_comes_back_to_a_beginning_has_a_gap_where_that_is_not_known_any_more():
+    for seconds, items in (1, [event(1)]), (EXPIRY, [Gap("a", None), event(1)]):
+        feed = live_feed()
+        subscriber = join(feed, make_id(parse_beginning(b"1700000000000000 abc")))
+        assert feed.next_page() == (0, 0)
+        begun = parse_beginning(b"%d abc" % (1700000000000000 + seconds * 1_000_000))
+        feed.take_page((1, 1), [((1, 1), (0, 0), event(1))], (1, 1), begun)
+        assert subscriber.items == items
+
+
+def test_a_gap_ends_before_what_comes_behind_it():
+    feed, before, level = live_feed(), Subscriber(), Subscriber()
+    feed.joining[before] = readings.Joiner(reached=(1, 2))
+    feed.receive((1, 5), event(5))
+    feed.subscribers[level] = None
+    feed.receive((2, 3), event_at(2, 3))
+    feed.receive((3, 1), event_at(3, 1))
+    assert [item.id for item in before.items] == [
+        make_id(position) for position in [(1, 4), (1, 5), (2, 2), (2, 3), (3, 1)]
+    ]
+
+
+def test_who_comes_back_to_the_end_of_a_gap_gets_what_came_behind_it():
+    # The first event of an epoch, which begins behind what nobody has any more.
+    feed = live_feed()
+    subscriber = join(feed, since(5))
+    feed.next_page()
+    stored = [((2, 1), (1, 3), event_at(2, 1))]
+    feed.take_page((2, 1), stored, (2, 1))
+    gap, first = subscriber.items
+    assert (gap, gap.id, first) == (Gap("a", None), make_id((2, 0)), event_at(2, 1))
+    back = join(feed, gap.id)
+    feed.next_page()
+    feed.take_page((2, 1), stored, (2, 1))
+    assert back.items == [first]
