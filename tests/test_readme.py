@@ -22,7 +22,6 @@ from transaction.interfaces import NoTransaction
 
 from pyramid_asgi_consumers import InvalidMessage, SubscriptionOverflow
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
-from pyramid_asgi_consumers.interfaces import IChannels
 from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
 from tests.cookiecutter import conftest
 from tests.support import clients
@@ -155,16 +154,9 @@ def test_the_event_stream_relays_what_is_published_and_resumes():
 
 
 def test_the_test_of_a_stream_passes():
-    async def news(scope, receive, send):
-        headers = dict(scope["headers"])
-        since = headers.get(b"last-event-id", b"").decode() or None
-        channels = scope["pyramid.registry"].getUtility(IChannels)
-        async with channels.subscribe("news", since=since) as events:
-            kind = [(b"content-type", b"text/event-stream")]
-            await send({"type": "http.response.start", "status": 200, "headers": kind})
-            async for event in events:
-                body = f"id: {event.id}\ndata: {event.data}\n\n".encode()
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def news(stream):
+        async with stream.relay("news"):
+            await stream.wait_closed()
 
     def publish(request):
         request.channels.publish("news", request.params["text"])
@@ -172,7 +164,7 @@ def test_the_test_of_a_stream_passes():
 
     with Configurator(settings={"asgi.channels.history": 10}) as config:
         config.include("pyramid_asgi_consumers")
-        config.add_asgi_consumer("/news", "http", news)
+        config.add_event_stream("/news", news)
         config.add_route("publish", "/publish")
         config.add_view(publish, route_name="publish")
         app = config.make_asgi_app()
