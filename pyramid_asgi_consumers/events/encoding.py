@@ -50,6 +50,11 @@ def encode_id(id: str) -> bytes:
     return f"id: {id}\n\n".encode()
 
 
+def encode_retry(retry: int) -> bytes:
+    """For how many milliseconds the client waits before it comes again, without an event."""
+    return f"retry: {retry}\n\n".encode()
+
+
 def _one_line(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"send: {name} must be a str or None, not {value!r:.250}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,10 @@ MEDIA_TYPE = "text/event-stream"
 # For so many seconds a function may clean up, and its client take what was sent, before its stream
 # is ended as the server stops.
 STOP_PATIENCE = 0.5
+
+# Its client comes again after so many milliseconds, at least and at most: browsers wait for 3,000
+# to 5,000 by themselves.
+STOP_RETRY = (1000, 5000)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -138,9 +143,13 @@ class EventStreamFunction:
         """Cancel the function, and end its response so that the client comes again."""
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_PATIENCE)
+        # All clients of the server come again: not all at once.
+        end = stream._interrupt(random.randint(*STOP_RETRY))
         try:
-            await asyncio.wait_for(_end(stream), STOP_PATIENCE)
-        except (asyncio.TimeoutError, OSError):
+            await asyncio.wait_for(end, STOP_PATIENCE)
+        except (asyncio.TimeoutError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not quirks.is_of_a_closed_transport(error):
+                raise
             # It takes nothing, or has left meanwhile.
             stream._leave()
 
@@ -157,12 +166,6 @@ class EventStreamFunction:
             await stream._begin()
         elif not (isinstance(error, ClientDisconnected) and stream._closed.done()):
             raise raised
-
-
-async def _end(stream: EventStream) -> None:
-    # A 204, or nothing at all, would keep the client from coming again.
-    await stream._begin()
-    await stream._finish()
 
 
 async def _until_left(stream: EventStream, receive: Receive) -> None:

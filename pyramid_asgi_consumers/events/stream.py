@@ -11,7 +11,7 @@ from pyramid_asgi_consumers.channels.envelopes import envelope_of, missed_of, pa
 from pyramid_asgi_consumers.channels.events import Event, Item
 from pyramid_asgi_consumers.channels.relay import Relay
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
-from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode_id
+from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode_id, encode_retry
 from pyramid_asgi_consumers.events.ids import Ids
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.handshake.connected import Connected
@@ -93,6 +93,7 @@ class EventStream(Connected):
         self._was_told = False
         self._has_ended = False
         self._relays = False
+        self._says_retry = False
         self._sending = 0
         self._last = monotonic()
         self._beating: asyncio.Task[None] | None = None
@@ -132,6 +133,8 @@ class EventStream(Connected):
         ended. HTML Living Standard, section 9.2.5.
         """
         await self._write(encode_event(data, event, id, retry))
+        if retry is not None:
+            self._says_retry = True
 
     async def _write(self, chunk: bytes) -> None:
         if self._has_ended or self._closed.done():
@@ -246,6 +249,18 @@ class EventStream(Connected):
         """End the response, whole; nothing can be sent afterwards."""
         self._has_ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _interrupt(self, retry: int) -> None:
+        """End the response so that the client comes again.
+
+        That is after ``retry`` milliseconds, unless the function has said how many. Where the
+        response has not begun it does: a 204, or nothing at all, would keep the client away.
+        """
+        await self._begin()
+        if not self._says_retry:
+            body = encode_retry(retry)
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._finish()
 
     def _end(self) -> "asyncio.Task[None] | None":
         """Send no more comments. Returns the task that sends one just now."""

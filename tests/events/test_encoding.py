@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode_id
+from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode_id, encode_retry
 from pyramid_asgi_consumers.testing.events import EventParser
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -42,6 +42,7 @@ def test_the_bytes_are_those_of_the_standard():
     assert encode_event(None) == b"data: null\n\n"
     assert encode_event("") == b"data: \n\n"
     assert encode_id("x") == b"id: x\n\n"
+    assert encode_retry(7) == b"retry: 7\n\n"
 
 
 @given(data=TEXT, event=LINE, id=LINE, retry=st.integers(0, 10**9))

@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import json
+from contextlib import AsyncExitStack
 from importlib import import_module
 
 import pytest
@@ -639,7 +640,58 @@ async def test_a_stream_that_had_not_begun_begins_so_that_its_client_comes_again
         await asyncio.sleep(0.01)
         stop(app)
         await reader.end()
-    assert (reader.status, reader.body, reader.has_ended) == (200, b"", True)
+    assert (reader.status, reader.has_ended) == (200, True)
+    assert reader.parser.take() is None
+
+
+async def test_the_clients_of_a_server_that_stops_do_not_come_again_all_at_once():
+    app = application(forever)
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(Reader(app)) for _ in range(50)]
+        for reader in readers:
+            await reader.next()
+        stop(app)
+        for reader in readers:
+            await reader.end()
+    for reader in readers:
+        assert reader.parser.take() is None
+        assert 1000 <= reader.parser.retry <= 5000
+    assert len({reader.parser.retry for reader in readers}) > 10
+
+
+async def test_a_function_says_itself_when_its_client_comes_again():
+    async def func(stream):
+        await stream.send("begun", retry=7)
+        await asyncio.Event().wait()
+
+    app = application(func)
+    async with Reader(app) as reader:
+        await reader.next()
+        stop(app)
+        await reader.end()
+    assert reader.has_ended
+    assert reader.parser.retry == 7
+
+
+@pytest.mark.parametrize("text", ["odd", "...; the handler is closed"])
+async def test_a_client_that_leaves_as_the_server_stops_is_none_of_its_errors(text):
+    app = application(forever)
+
+    class Leaving(Reader):
+        async def send(self, message):
+            if not message.get("more_body", True):
+                self.left.set()
+                raise RuntimeError(text)
+            await super().send(message)
+
+    async with Leaving(app) as reader:
+        await reader.next()
+        stop(app)
+        if text == "odd":
+            with pytest.raises(RuntimeError, match="odd"):
+                await reader.end()
+        else:
+            await reader.end()
 
 
 async def test_a_function_that_goes_on_does_not_keep_its_stream_open(monkeypatch, caplog):
