@@ -14,9 +14,10 @@ env["request"].channels.publish_now("a", [os.getpid(), "parent"])
 
 @celery.task
 def save(text, fail=False):
-    """Publish ``text``, in a transaction, which may fail."""
+    """Publish ``text`` and where the channel stood, in a transaction, which may fail."""
     request = env["request"]
     with request.tm:
-        request.channels.publish("a", [os.getpid(), text])
+        position = request.channels.position("a")
+        request.channels.publish("a", [os.getpid(), text, position])
         if fail:
             raise LookupError(text)

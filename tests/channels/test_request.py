@@ -640,9 +640,12 @@ async def test_a_celery_worker_reaches_other_processes(redis_server, subscriber,
             for text in sent:
                 await asyncio.to_thread(tasks.send_task, SAVE, ["lost", True])
                 await asyncio.to_thread(tasks.send_task, SAVE, [text])
-            got = [(await asyncio.wait_for(events.__anext__(), 60)).data for _ in sent]
+            got = [await asyncio.wait_for(events.__anext__(), 60) for _ in sent]
         finally:
             worker.terminate()
             assert worker.wait(60) == 0, log.read_text()
-    assert sorted(text for _, text in got) == sorted(sent)
-    assert parent not in {pid for pid, _ in got}
+    pids, texts, positions = zip(*(event.data for event in got), strict=True)
+    assert sorted(texts) == sorted(sent)
+    assert parent not in pids
+    for event, position in zip(got, positions, strict=True):
+        assert position < event.id

@@ -7,6 +7,7 @@ import pytest
 
 from pyramid_asgi_consumers.channels import Gap
 from pyramid_asgi_consumers.channels.positions import make_id, position_of
+from pyramid_asgi_consumers.channels.redis import RedisBackend
 from pyramid_asgi_consumers.channels.redis.beginnings import holds, is_beginning, parse_beginning
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from tests.support.channels import connected, data, published, take, until
@@ -55,6 +56,20 @@ async def test_what_is_no_channel_stands_nowhere(server):
             await channels.position("a")
         async with channels.subscribe("a", "b") as events:
             assert list(events.positions) == ["b"]
+
+
+async def test_what_interrupts_a_publish_sees_where_a_channel_stands(server):
+    class Interrupted(RedisBackend):
+        def _published(self, channel, reply):
+            seen.append((self.position_now("a"), self.present_now("a")))
+            return super()._published(channel, reply)
+
+    seen = []
+    backend = Interrupted(server.url)
+    results = await asyncio.to_thread(published, backend, ("a", 1), ("a", 2))
+    first, second = seen
+    assert first[0] in results and second == (results[1], [])
+    backend.blocking.close_idle()
 
 
 # Where nothing is stored.
