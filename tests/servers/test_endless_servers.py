@@ -81,8 +81,8 @@ class Streams:
     PATHS = {
         "/silent": rb"(tick\n)*the end",
         "/ticking": rb"(tick\n)*the end",
-        "/events": rb"\n(data: tick\n\n)*",
-        "/relayed": rb"\nid: \S+\n\n",
+        "/events": rb"\n(data: tick\n\n)*retry: \d+\n\n",
+        "/relayed": rb"\nid: \S+\n\nretry: \d+\n\n",
     }
 
     def __init__(self, server, stack):
