@@ -60,8 +60,9 @@ class IChannelsBackend(Interface):
     those named ``asgi.channels`` are of the backends that a URL names. In
     :mod:`pyramid_asgi_consumers.channels`, ``events``, ``positions`` and ``feeds`` have what
     backends share, and ``subscriptions.Subscription`` is what they serve; ``memory`` is the
-    shortest backend. ``redis/feeds.py`` and ``redis/readings.py`` know nothing of Redis: they are
-    for any backend that reconnects, and catches up by pages while live events arrive.
+    shortest backend. In ``redis``, ``feeds.py``, ``readings.py`` and ``beginnings.py`` know nothing
+    of Redis: they are for any backend that reconnects, and catches up by pages while live events
+    arrive.
 
     **Names and payloads** arrive checked and encoded. A name is a str of 1 to 200 characters of any
     kind; there may be any number of names, so what a backend remembers of each needs a bound. A

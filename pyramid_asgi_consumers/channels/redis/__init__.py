@@ -11,7 +11,8 @@ stored.
   error means.
 - Subscribing: ``hub.py`` has the subscriptions of an event loop, ``session.py`` what one connection
   does for them, ``reader.py`` reads what is stored. ``feeds.py`` and ``readings.py`` decide what
-  each subscriber gets; ``entries.py`` tells what Redis sends.
+  each subscriber gets; ``beginnings.py`` is where a channel without events stands; ``entries.py``
+  tells what Redis sends.
 - ``presence.py`` is who is there.
 """
 

@@ -17,11 +17,10 @@ from zope.interface import implementer
 from pyramid_asgi_consumers.channels.forks import PerProcess
 from pyramid_asgi_consumers.channels.positions import make_id
 from pyramid_asgi_consumers.channels.redis.answers import not_told
-from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
 from pyramid_asgi_consumers.channels.redis.blocking import BlockingCommands
 from pyramid_asgi_consumers.channels.redis.commands import Commands
 from pyramid_asgi_consumers.channels.redis.connections import Connections, make_pool
-from pyramid_asgi_consumers.channels.redis.entries import parse_position
+from pyramid_asgi_consumers.channels.redis.entries import parse_beginning, parse_position
 from pyramid_asgi_consumers.channels.redis.hub import Hub
 from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.presence import members_of

@@ -18,15 +18,12 @@ _LIVES = 10**15
 _LEEWAY = 10_000
 
 
-def parse_beginning(word: bytes) -> Position | None:
-    """Return the beginning that ``read.lua`` tells, None where it tells none.
+def make_beginning(time: int, life: int) -> Position:
+    """Return where a channel stood at that time, in microseconds, in that life of the server.
 
-    It is one microsecond before the time that it names: what is published then is later.
+    It is a microsecond before: what is published then is later.
     """
-    if not word:
-        return None
-    time, life = word.split()
-    return int(time) - 1, _LIVES + int(life, 36)
+    return time - 1, _LIVES + life
 
 
 def is_beginning(position: Position) -> bool:

@@ -8,6 +8,7 @@ import logging
 from pyramid_asgi_consumers.channels.events import Event, make_event
 from pyramid_asgi_consumers.channels.feeds import Row
 from pyramid_asgi_consumers.channels.positions import Position
+from pyramid_asgi_consumers.channels.redis.beginnings import make_beginning
 from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,14 @@ def parse_position(entry_id: bytes) -> Position:
     """Return where the event with this id stands; raise ValueError for what is no id."""
     epoch, _, number = entry_id.partition(b"-")
     return int(epoch), int(number)
+
+
+def parse_beginning(word: bytes) -> Position | None:
+    """Return the beginning that ``read.lua`` tells, None where it tells none."""
+    if not word:
+        return None
+    time, life = word.split()
+    return make_beginning(int(time), int(life, 36))
 
 
 def parse_message(channel: str, message: bytes) -> tuple[Position, Event]:

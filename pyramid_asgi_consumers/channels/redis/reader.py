@@ -16,9 +16,12 @@ from redis.asyncio.connection import Connection as AsyncConnection
 from redis.exceptions import ResponseError
 
 from pyramid_asgi_consumers.channels.redis.answers import EXPECTED, passes
-from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
 from pyramid_asgi_consumers.channels.redis.connections import Connections, within
-from pyramid_asgi_consumers.channels.redis.entries import parse_position, parse_rows
+from pyramid_asgi_consumers.channels.redis.entries import (
+    parse_beginning,
+    parse_position,
+    parse_rows,
+)
 from pyramid_asgi_consumers.channels.redis.feeds import StreamFeed
 from pyramid_asgi_consumers.channels.redis.keys import Keys
 from pyramid_asgi_consumers.channels.redis.scripts import READ, Call, batch_of

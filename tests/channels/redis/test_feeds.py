@@ -7,7 +7,7 @@ from pyramid_asgi_consumers.channels.events import encode, make_event
 from pyramid_asgi_consumers.channels.feeds import Feed
 from pyramid_asgi_consumers.channels.positions import make_id, position_of
 from pyramid_asgi_consumers.channels.redis import feeds, readings
-from pyramid_asgi_consumers.channels.redis.beginnings import parse_beginning
+from pyramid_asgi_consumers.channels.redis.entries import parse_beginning
 from tests.channels.redis.subscribers import (
     EXPIRY,
     Subscriber,

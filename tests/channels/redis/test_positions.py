@@ -8,7 +8,8 @@ import pytest
 from pyramid_asgi_consumers.channels import Gap
 from pyramid_asgi_consumers.channels.positions import make_id, position_of
 from pyramid_asgi_consumers.channels.redis import RedisBackend
-from pyramid_asgi_consumers.channels.redis.beginnings import holds, is_beginning, parse_beginning
+from pyramid_asgi_consumers.channels.redis.beginnings import holds, is_beginning
+from pyramid_asgi_consumers.channels.redis.entries import parse_beginning
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from tests.support.channels import connected, data, published, take, until
 
