@@ -11,7 +11,7 @@ from webtest import TestApp
 from pyramid_asgi_consumers.channels import Event, channels_of
 from tests.apps.pagesapp import make_app, make_engine
 from tests.support.asgi import body_of, http_scope, run
-from tests.support.postgres_server import running_postgres
+from tests.support.postgres_server import find_binary, running_postgres
 
 PAGES = 200
 # Of these so many are being rendered or read at the same time, while so many publish.
@@ -152,3 +152,8 @@ async def test_a_position_that_is_read_after_the_first_query_loses_what_a_snapsh
 ):
     app = make_app(open_database(database), "memory://")
     assert await is_lost(app, "/queried") is (database == "REPEATABLE READ")
+
+
+def test_a_postgresql_that_is_not_there_is_named():
+    with pytest.raises(pytest.fail.Exception, match="apt-get install postgresql"):
+        find_binary("no-such-binary")
