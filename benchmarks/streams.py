@@ -53,6 +53,9 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 
+# The server's, and the readers'.
+PROCESSORS = sorted(os.sched_getaffinity(0))
+
 # What is measured.
 
 
@@ -300,8 +303,7 @@ def serving():
     )
     root = Path(__file__).resolve().parent.parent
     server = subprocess.Popen(command.split(), cwd=root)
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(server.pid, processors[:1])
+    os.sched_setaffinity(server.pid, PROCESSORS[:1])
     try:
         deadline = time.monotonic() + 20
         while True:
@@ -340,8 +342,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=2, help="of one measurement")
     options = parser.parse_args()
-    # Its own processor, behind that of the servers.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    os.sched_setaffinity(0, PROCESSORS[-1:])
     figures = {variant: [] for variant in options.variants}
     for _ in range(options.rounds):
         for variant in random.sample(options.variants, len(options.variants)):
