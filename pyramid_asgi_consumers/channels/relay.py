@@ -16,7 +16,8 @@ class Relay:
     While its body runs, ``forward(item)`` is awaited with each event and gap of ``subscription``.
     Where that raises, as when the client has left, or the subscription has overflowed or its
     channels were closed, the body is cancelled and that error raised. ``end()`` is called when it
-    is left.
+    is left. ``at_once(item)``, if there is one, may take an item before that, without waiting, and
+    returns whether it has.
     """
 
     def __init__(
@@ -25,11 +26,13 @@ class Relay:
         begin: Callable[[Subscription], Awaitable[None]],
         forward: Callable[[Item], Awaitable[None]],
         end: Callable[[], object] = bool,
+        at_once: Callable[[Item], bool] | None = None,
     ) -> None:
         self._subscription = subscription
         self._begin = begin
         self._forward = forward
         self._end = end
+        self._at_once = at_once
         self._interrupted = False
 
     async def __aenter__(self) -> None:
@@ -39,6 +42,7 @@ class Relay:
         except BaseException:
             await self._leave()
             raise
+        self._subscription.hand_on(self._at_once)
         # A task; what it can do depends on the version of Python.
         self._body: Any = asyncio.current_task()
         self._task = asyncio.create_task(self._forward_all())
@@ -68,6 +72,7 @@ class Relay:
             raise failure from None
 
     async def _leave(self) -> None:
+        self._subscription.hand_on(None)
         self._end()
         await self._subscription.__aexit__()
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyramid_asgi_consumers.channels.events import Gap, Item
@@ -65,6 +65,7 @@ class Subscription:
         "_queue",
         "_waiter",
         "_handed",
+        "_at_once",
         "_positions",
         "__weakref__",
     )
@@ -105,6 +106,7 @@ class Subscription:
         self._waiter: asyncio.Future[None] | None = None
         # What is for who waits, past the queue.
         self._handed: Item | None = None
+        self._at_once: Callable[[Item], bool] | None = None
         self._positions = {name: _place(since[name]) for name in channels if name in since}
 
     @property
@@ -121,6 +123,14 @@ class Subscription:
     def begin(self, channel: str, event_id: str) -> None:
         """Note where a channel begins, unless that is known; called on the subscription's loop."""
         self._positions.setdefault(channel, event_id)
+
+    def hand_on(self, at_once: Callable[[Item], bool] | None) -> None:
+        """Have ``at_once`` called with what arrives while somebody waits for it.
+
+        Where it returns True it has dealt with the item; else that is for who waits. It is called
+        by whoever delivers, and is not to raise. None has nothing called.
+        """
+        self._at_once = at_once
 
     async def __aenter__(self) -> "Subscription":
         if self._loop is not None:
@@ -206,6 +216,10 @@ class Subscription:
         size = item.size
         waiter = self._waiter
         if waiter is not None and not waiter.done() and size <= self._most_bytes:
+            if self._at_once is not None and self._at_once(item):
+                if item.id is not None:
+                    self._positions[item.channel] = item.id
+                return
             self._handed = item
             waiter.set_result(None)
             return

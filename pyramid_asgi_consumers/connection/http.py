@@ -104,6 +104,8 @@ async def serve_http(
                 server.refused(send)
             raise
 
+    if getattr(consumer.app, "sends_at_once", False):
+        scope[quirks.AT_ONCE] = quirks.at_once(paced)
     task: Any = asyncio.current_task(turns.loop)
     try:
         call, runs = separate(consumer.app(scope, watcher.receive, tracked), task)

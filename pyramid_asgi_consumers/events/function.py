@@ -64,6 +64,9 @@ class EventStreamFunction:
     takes = "stream"
     sends_json = "stream.send()"
 
+    #: The scope is to have :data:`.quirks.AT_ONCE`.
+    sends_at_once = True
+
     #: Requests with other methods are Pyramid's.
     methods = frozenset(("GET", "HEAD"))
 

@@ -27,6 +27,7 @@ from pyramid_asgi_consumers.quirks import daphne, granian, gunicorn, hypercorn, 
 from pyramid_asgi_consumers.quirks.daphne import is_stopping
 from pyramid_asgi_consumers.quirks.hypercorn import patience, waits_for_ever
 from pyramid_asgi_consumers.quirks.specification import (
+    AT_ONCE,
     CLIENT_WAS_FASTER,
     PLAIN,
     SERVED_BY,
@@ -35,18 +36,20 @@ from pyramid_asgi_consumers.quirks.specification import (
     Stop,
 )
 from pyramid_asgi_consumers.quirks.told import TOLD, Told
-from pyramid_asgi_consumers.quirks.uvicorn import drain, put_before
+from pyramid_asgi_consumers.quirks.uvicorn import at_once, drain, put_before
 from pyramid_asgi_consumers.quirks.uvloop import is_of_a_closed_transport
 
 __all__ = [
     "CLIENT_WAS_FASTER",
     "PLAIN",
+    "AT_ONCE",
     "SERVED_BY",
     "Leave",
     "TOLD",
     "Server",
     "Stop",
     "Told",
+    "at_once",
     "before_shutdown",
     "drain",
     "is_of_a_closed_transport",

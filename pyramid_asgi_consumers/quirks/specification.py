@@ -18,6 +18,11 @@ CLIENT_WAS_FASTER = (OSError, RuntimeError, AttributeError)
 #: Where the scope of a consumer's connection has its :class:`Server`.
 SERVED_BY = "pyramid_asgi_consumers.served_by"
 
+#: Where the scope of an event stream has what sends a message at once, or returns False and has
+#: done nothing, since that might have to wait; None where the server's ``send`` is not known well
+#: enough.
+AT_ONCE = "pyramid_asgi_consumers.at_once"
+
 
 class Server:
     """What serves one connection, and what is done differently for it: here nothing is."""

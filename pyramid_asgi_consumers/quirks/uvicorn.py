@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -31,6 +31,37 @@ def put_before(scope: Mapping[str, Any]) -> str:
         return ""
     # A request is served by a cycle of its protocol.
     return getattr(getattr(served, "on_response", None), "__self__", served).root_path
+
+
+_WAITS_IN_FRONT = frozenset(
+    ("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl")
+)
+
+
+def at_once(send: Any) -> Callable[[dict[str, Any]], bool] | None:
+    """See :data:`.AT_ONCE`; None where ``send`` is not Uvicorn's own, for http.
+
+    Uvicorn 0.54's waits for a slow client, before all else, and for nothing else. So whoever knows
+    that it need not wait has no need of a task for each client.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle).__module__ not in _WAITS_IN_FRONT:
+        return None
+    flow = cycle.flow  # type: ignore[union-attr]
+
+    def sent(message: dict[str, Any]) -> bool:
+        if flow.write_paused or cycle.disconnected:  # type: ignore[union-attr]
+            return False
+        coroutine = send(message)
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            return True
+        # It waits, before it has done anything.
+        coroutine.close()
+        return False
+
+    return sent
 
 
 class UvicornWebsockets(Server):

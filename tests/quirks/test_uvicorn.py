@@ -1,7 +1,13 @@
 """What is done differently for Uvicorn."""
 
 import asyncio
+import socket
+import threading
+import urllib.request
 from types import MethodType, SimpleNamespace
+
+import pytest
+import uvicorn
 
 from pyramid_asgi_consumers import quirks
 from tests.servers.test_servers import ask
@@ -34,3 +40,69 @@ def test_a_request_in_absolute_form_is_found_behind_the_root_path_with_h11_too(t
     with running("uvicorn-websockets", tmp_path, options=options) as server:
         assert ask(server, "http://host/consumer/some") == (200, b"some")
         assert ask(server, "/http://host/consumer/some")[0] == 404
+
+
+class Cycle:
+    """What serves a request in Uvicorn, as far as its ``send`` goes.
+
+    With ``waits`` that waits as no version does so far.
+    """
+
+    __module__ = "uvicorn.protocols.http.httptools_impl"
+    disconnected = False
+    waits = False
+
+    def __init__(self):
+        self.flow = SimpleNamespace(write_paused=False)
+        self.sent = []
+
+    async def send(self, message):
+        if self.waits:
+            await asyncio.sleep(0)
+        self.sent.append(message)
+
+
+def test_what_uvicorn_sends_is_sent_at_once_unless_it_might_have_to_wait():
+    cycle = Cycle()
+    send = quirks.at_once(cycle.send)
+    assert send({"n": 1}) is True
+    cycle.flow.write_paused = True
+    assert send({"n": 2}) is False
+    cycle.flow.write_paused, cycle.disconnected = False, True
+    assert send({"n": 3}) is False
+    cycle.disconnected, cycle.waits = False, True
+    assert send({"n": 4}) is False
+    assert cycle.sent == [{"n": 1}]
+
+
+def test_nothing_is_sent_at_once_through_what_is_not_uvicorn_s_own():
+    async def send(message):
+        raise AssertionError
+
+    assert quirks.at_once(send) is None
+    assert quirks.at_once(SimpleNamespace(send=send).send) is None
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_uvicorn_itself_takes_a_message_at_once(http):
+    taken = []
+
+    async def app(scope, receive, send):
+        send_at_once = quirks.at_once(send)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        taken.append(send_at_once({"type": "http.response.body", "body": b"a", "more_body": True}))
+        await send({"type": "http.response.body", "body": b"b"})
+
+    config = uvicorn.Config(app, http=http, lifespan="off", log_level="critical")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            with urllib.request.urlopen(url, timeout=10) as response:
+                assert response.read() == b"ab"
+        finally:
+            server.should_exit = True
+            thread.join()
+    assert taken == [True]
