@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -23,7 +24,7 @@ from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
 from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.turns import TURN, give_way
+from pyramid_asgi_consumers.turns import TURN, Turns, give_way
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ async def serve_http(
             raise
 
     if getattr(consumer.app, "sends_at_once", False):
-        scope[quirks.AT_ONCE] = quirks.at_once(paced)
+        scope[quirks.AT_ONCE] = _at_once(quirks.at_once(paced), turns)
     task: Any = asyncio.current_task(turns.loop)
     try:
         call, runs = separate(consumer.app(scope, watcher.receive, tracked), task)
@@ -145,3 +146,26 @@ async def serve_http(
             context_of(error).run(report)
         else:
             await fail(scope, send, started, error, server=server)
+
+
+def _at_once(
+    send: Callable[[dict[str, Any]], bool] | None, turns: Turns
+) -> Callable[[dict[str, Any]], float | None] | None:
+    """``send`` for :data:`.quirks.AT_ONCE`.
+
+    Who publishes much, to many, is not to keep others from their turn.
+    """
+    if send is None:
+        return None
+    due = 0.0
+
+    def at_once(message: dict[str, Any]) -> float | None:
+        nonlocal due
+        now = monotonic()
+        if now >= due:
+            due = now + TURN
+            if turns.missed(now):
+                return None
+        return now if send(message) else None
+
+    return at_once

@@ -238,15 +238,16 @@ class EventStream(Connected):
                 return False
             try:
                 frame = frame_of(item)
-                has_sent: bool = send_at_once(
+                sent_at: float | None = send_at_once(
                     {"type": "http.response.body", "body": frame, "more_body": True}
                 )
             except Exception:
                 # It is raised again where the relay is heard: who publishes has no part in it.
                 return False
-            if has_sent:
-                self._last = monotonic()
-            return has_sent
+            if sent_at is None:
+                return False
+            self._last = sent_at
+            return True
 
         if send_at_once is None:
             return Relay(subscription, begin, forward, self._end_relay)

@@ -39,10 +39,11 @@ _WAITS_IN_FRONT = frozenset(
 
 
 def at_once(send: Any) -> Callable[[dict[str, Any]], bool] | None:
-    """See :data:`.AT_ONCE`; None where ``send`` is not Uvicorn's own, for http.
+    """What sends a message at once, or returns False and has done nothing; for :data:`.AT_ONCE`.
 
-    Uvicorn 0.54's waits for a slow client, before all else, and for nothing else. So whoever knows
-    that it need not wait has no need of a task for each client.
+    None where ``send`` is not Uvicorn's own, for http. Uvicorn 0.54's waits for a slow client,
+    before all else, and for nothing else: so whoever knows that it need not wait has no need of a
+    task for each client.
     """
     cycle = getattr(send, "__self__", None)
     if type(cycle).__module__ not in _WAITS_IN_FRONT:

@@ -1,6 +1,7 @@
 """What is published on a server whose ``send`` is known goes out with the publisher's own step."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +17,14 @@ class Cycle(Reader):
     __module__ = "uvicorn.protocols.http.httptools_impl"
     disconnected = False
     error = None
+    #: What sending takes.
+    seconds = 0
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.flow = SimpleNamespace(write_paused=False)
+        #: How much was sent at each turn of the loop.
+        self.turns = []
         #: The task that has sent each message.
         self.senders = []
 
@@ -27,6 +32,8 @@ class Cycle(Reader):
         if self.error is not None:
             raise self.error
         self.senders.append(asyncio.current_task())
+        time.sleep(self.seconds)
+        asyncio.get_running_loop().call_soon(lambda: self.turns.append(len(self.sent)))
         self.sent.append(message)
         self.parser.feed(message.get("body", b""))
         asyncio.ensure_future(self._ended())
@@ -60,6 +67,19 @@ async def test_what_a_slow_client_waits_for_stays_in_its_order():
             await channels(app).publish("news", number)
         assert [await reader.next_data() for _ in range(30)] == [str(n) for n in range(30)]
         assert len(set(reader.senders[2:])) == 2
+
+
+async def test_who_publishes_much_at_once_leaves_others_their_turn():
+    app = application(relaying)
+    async with Cycle(app) as reader:
+        await reader.until(lambda: begun(reader))
+        reader.seconds = 0.001
+        reader.turns.clear()
+        # Of one transaction, say, and from a thread.
+        publish = channels(app).backend.publish_many
+        await asyncio.to_thread(publish, [("news", b"j%d" % number) for number in range(200)])
+        assert [await reader.next_data() for _ in range(200)] == [str(n) for n in range(200)]
+    assert reader.turns[0] < 100
 
 
 async def test_a_stream_is_resumed_with_the_id_of_what_was_sent_at_once():
