@@ -22,6 +22,8 @@ class Turns:
         self.loop = asyncio.get_running_loop()
         self._due = 0.0
         self._marked = False
+        self._number = 0
+        self._is_counted = False
 
     def missed(self, now: float) -> bool:
         """Whether the loop has not turned for about ``TURN``: then it is time to give way."""
@@ -33,6 +35,17 @@ class Turns:
         self._marked = True
         self.loop.call_soon(self._turned)
         return False
+
+    def number(self) -> int:
+        """That of the turn which the loop is in; only whether it is another one is to be asked."""
+        if not self._is_counted:
+            self._is_counted = True
+            self.loop.call_soon(self._count)
+        return self._number
+
+    def _count(self) -> None:
+        self._number += 1
+        self._is_counted = False
 
     def _turned(self) -> None:
         self._marked = False

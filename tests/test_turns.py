@@ -44,3 +44,14 @@ async def test_a_message_is_not_sent_by_who_is_cancelled_while_it_gives_way():
     with pytest.raises(asyncio.CancelledError):
         await giving
     assert sent == []
+
+
+async def test_turns_are_told_apart():
+    watched = Turns()
+    numbers = []
+    for _ in range(3):
+        numbers += [watched.number(), watched.number()]
+        await asyncio.sleep(0)
+    first, second, third = numbers[::2]
+    assert numbers[1::2] == [first, second, third]
+    assert first != second != third

@@ -153,19 +153,19 @@ def _at_once(
 ) -> Callable[[dict[str, Any]], float | None] | None:
     """``send`` for :data:`.quirks.AT_ONCE`.
 
-    Who publishes much, to many, is not to keep others from their turn.
+    It sends one message in each turn of the loop, as a task does that waits for what is published:
+    who publishes much, to many, is not to keep others from their turn.
     """
     if send is None:
         return None
-    due = 0.0
+    last = -1
 
     def at_once(message: dict[str, Any]) -> float | None:
-        nonlocal due
-        now = monotonic()
-        if now >= due:
-            due = now + TURN
-            if turns.missed(now):
-                return None
-        return now if send(message) else None
+        nonlocal last
+        turn = turns.number()
+        if turn == last or not send(message):
+            return None
+        last = turn
+        return monotonic()
 
     return at_once
