@@ -109,6 +109,9 @@ def test_a_head_closes_it_unread(server):
 
 
 STREAMS = 500
+#: KiB for each stream. Granian 2.8.9 takes 28 for one of a bare application, others 10 to 19.
+MOST = 32
+MOST_ON_GRANIAN = 48
 
 
 def test_500_slow_streams_hold_no_thread_and_little_memory(server):
@@ -122,7 +125,7 @@ def test_500_slow_streams_hold_no_thread_and_little_memory(server):
         assert clients.get(server, "/").body == b"A Pyramid page"
     each = (after["resident"] - before["resident"]) / STREAMS
     print(f"{each:.1f} KiB for each stream")
-    assert each < 32
+    assert each < (MOST_ON_GRANIAN if server.name == "granian" else MOST)
     wait_until(lambda: happened(server, "open") == 0, "the end of all", server)
 
 
