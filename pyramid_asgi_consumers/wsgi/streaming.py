@@ -140,21 +140,33 @@ class Streaming:
     async def _send_chunks(
         self, send: Send, start: dict[str, Any], context: contextvars.Context
     ) -> None:
-        answer, source = self._answer, self._body.source
+        answer, source, convert = self._answer, self._body.source, self._body.convert
+        run = context.run
         turns, due = Turns(), 0.0
-        chunks = None
+        chunks: Any = None
         try:
             chunks = aiter(source)
-            while (chunk := await self._next(chunks)) is not None:
-                sent = answer.measured(chunk)
+            while True:
+                try:
+                    chunk = await chunks.__anext__()
+                    if convert is not None:
+                        chunk = convert(chunk)
+                except StopAsyncIteration:
+                    break
+                except BaseException as error:
+                    self.error = error
+                    raise
+                sent = answer.measured(answer.checked(chunk))
                 if self._is_cancelled:
                     return
                 if sent:
                     if not self.started:
                         self.started = True
-                        await _within(context, send, start)
+                        if (begun := run(_begin, send, start)) is not None:
+                            await _go_on(run, *begun)
                     message = {"type": "http.response.body", "body": sent, "more_body": True}
-                    await _within(context, send, message)
+                    if (begun := run(_begin, send, message)) is not None:
+                        await _go_on(run, *begun)
                 if len(sent) < len(chunk):
                     return
                 if (now := monotonic()) >= due:
@@ -168,18 +180,6 @@ class Streaming:
             except BaseException as error:
                 self.error = error
                 raise
-
-    async def _next(self, chunks: Any) -> bytes | None:
-        """The next chunk; None at the end."""
-        convert = self._body.convert
-        try:
-            chunk = await anext(chunks)
-            return self._answer.checked(chunk if convert is None else convert(chunk))
-        except StopAsyncIteration:
-            return None
-        except BaseException as error:
-            self.error = error
-            raise
 
     # On the event loop.
 
@@ -211,13 +211,22 @@ class Streaming:
             self._timer = self._loop.call_later(stubborn.PATIENCE, self._set_over)
 
 
-@types.coroutine
-def _within(context: contextvars.Context, send: Send, message: dict[str, Any]) -> Any:
-    """Await ``send(message)`` in ``context``, that of the server: it may start tasks there."""
-    run = context.run
+# To send is to call this in the context of the server, which may start tasks there; and to await
+# _go_on() where that has not been all. Most often it has.
+
+
+def _begin(send: Send, message: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Begin to send ``message``; return the steps that are left, and what the first waits for."""
+    steps: Any = send(message).__await__()
     try:
-        steps: Any = run(send, message).__await__()
-        awaited = run(next, steps)
+        return steps, next(steps)
+    except StopIteration:
+        return None
+
+
+@types.coroutine
+def _go_on(run: Callable[..., Any], steps: Any, awaited: Any) -> Any:
+    try:
         while True:
             try:
                 yield awaited
