@@ -1,6 +1,7 @@
 """Event streams, and async bodies, of an application in its tests: ``testapp.stream()``."""
 
 import asyncio
+import contextlib
 
 import pytest
 from pyramid.config import Configurator
@@ -45,8 +46,8 @@ def guarded(request):
 
 
 def status_of(testapp, **options):
-    with pytest.raises(StreamRefused) as refused, testapp.stream("/news", **options):
-        raise AssertionError("It is a stream")
+    with pytest.raises(StreamRefused) as refused, contextlib.ExitStack() as stack:
+        stack.enter_context(testapp.stream("/news", **options))
     return refused.value.response.status_int
 
 
