@@ -7,6 +7,7 @@ from typing import Any
 from pyramid_asgi_consumers.channels.events import Item
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
+from pyramid_asgi_consumers.raised import caught
 
 
 class Relay:
@@ -59,6 +60,10 @@ class Relay:
             cancelled = error
         finally:
             await self._leave()
+        failure = None
+        if self._task.done() and not self._task.cancelled():
+            # Asked for, it is not logged as one that nobody heard.
+            failure = self._task.exception()
         if not self._interrupted:
             if cancelled is not None and cancelled is not exc:
                 raise cancelled
@@ -68,8 +73,7 @@ class Relay:
             raise cancelled
         if exc is None or exc is cancelled:
             # What has ended without an error was closed, as a backend is when its server stops.
-            failure = self._task.exception() or ChannelsError("The channels were closed")
-            raise failure from None
+            raise (failure or ChannelsError("The channels were closed")) from None
 
     async def _leave(self) -> None:
         self._subscription.hand_on(None)
@@ -78,8 +82,12 @@ class Relay:
 
     async def _forward_all(self) -> None:
         forward = self._forward
-        async for item in self._subscription:
-            await forward(item)
+        try:
+            async for item in self._subscription:
+                await forward(item)
+        except BaseException as error:
+            # What a user's function raises, be it SystemExit, is not for the event loop.
+            raise caught(error, asyncio.current_task())  # noqa: B904
 
     def _interrupt(self, task: asyncio.Task[None]) -> None:
         self._interrupted = True

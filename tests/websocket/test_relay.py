@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 import sys
 
@@ -130,6 +131,20 @@ async def test_what_hears_of_a_gap_may_end_the_body(config):
         async with client.websocket.relay("a", since=ids[0], on_gap=on_gap):
             await asyncio.Event().wait()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_what_hears_of_a_gap_does_not_end_the_server(config, error):
+    client = Client(config)
+    await client.websocket.accept()
+    ids = [await client.channels.publish("a", number) for number in range(6)]
+
+    async def on_gap(gap):
+        raise error("mine")
+
+    with pytest.raises(RuntimeError, match=f"The application raised {error.__name__}: mine"):
+        async with client.websocket.relay("a", since=ids[0], on_gap=on_gap):
+            await asyncio.Event().wait()
 
 
 async def test_what_cannot_hear_of_a_gap_is_refused(config):
@@ -262,7 +277,7 @@ async def test_a_body_that_ends_as_the_client_leaves_hears_of_it(config):
     await asyncio.sleep(0)
 
 
-async def test_what_the_body_raises_goes_first(config):
+async def test_what_the_body_raises_goes_first(config, caplog):
     client = Client(config, stays=0)
     await client.websocket.accept()
     with pytest.raises(KeyError):
@@ -276,6 +291,8 @@ async def test_what_the_body_raises_goes_first(config):
             except asyncio.CancelledError:
                 raise KeyError from None
     await asyncio.sleep(0)
+    gc.collect()
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("leaves", [False, True])
