@@ -214,6 +214,8 @@ class RequestWatcher(_Ending):
     async def _until_left(self) -> None:
         while not self.left:
             self._note(await self._receive())
+            # Middleware that has read the body may give it again and again, without a wait.
+            await asyncio.sleep(0)
 
     def _note(self, event: Event) -> None:
         if event["type"] == "http.disconnect":

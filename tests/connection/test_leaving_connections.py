@@ -250,6 +250,23 @@ async def test_who_is_told_that_its_client_has_left_and_has_not_answered_owes_no
     assert caplog.messages == []
 
 
+async def test_a_receive_that_never_waits_does_not_keep_a_connection_from_its_end():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    asked = []
+
+    async def receive():
+        # As middleware does that has read the body.
+        asked.append(True)
+        return {"type": "http.request", "body": b""}
+
+    server = Deaf({"type": "http.request"})
+    with pytest.raises(RuntimeError, match="returned before the end of its response"):
+        await endpoint(app, "http").http(http_scope(), receive, server.send)
+    assert asked
+
+
 async def test_an_http_consumer_that_sends_to_nobody_is_told_and_ends(caplog):
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
