@@ -60,7 +60,8 @@ def _one_line(name: str, value: object) -> str:
         raise TypeError(f"send: {name} must be a str or None, not {value!r:.250}")
     if _FORBIDDEN.search(value):
         raise ValueError(f"send: {name} must have no line break and no NUL, not {Shown(value)}")
-    return value
+    # A member of an Enum is formatted by its name from Python 3.12 on.
+    return str.__str__(value)
 
 
 def _milliseconds(retry: object) -> int:
@@ -68,7 +69,7 @@ def _milliseconds(retry: object) -> int:
         raise TypeError(f"send: retry must be an int of milliseconds or None, not {retry!r:.250}")
     if retry < 0:
         raise ValueError(f"send: retry must be 0 milliseconds or more, not {retry}")
-    return retry
+    return int(retry)
 
 
 def _json(data: Any) -> str:

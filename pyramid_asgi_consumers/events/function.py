@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
 
+# It is the only one that there is; WebOb would not find it, as offers have no parameters here.
+_CHARSET = re.compile(r'(text/event-stream)[ \t]*;[ \t]*charset="?utf-8"?', re.IGNORECASE)
+
 # For so many seconds a function may clean up, and its client take what was sent, before its stream
 # is ended as the server stops.
 STOP_PATIENCE = 0.5
@@ -31,6 +35,9 @@ STOP_PATIENCE = 0.5
 # Its client comes again after so many milliseconds, at least and at most: browsers wait for 3,000
 # to 5,000 by themselves.
 STOP_RETRY = (1000, 5000)
+
+# After so many seconds a client is asked for again whose ``receive`` has told nothing new.
+AGAIN = 1.0
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -108,9 +115,9 @@ class EventStreamFunction:
             stopped.set_result(None)
 
         endings = stopping.of(loop)
-        endings.add(stop)
         patience = quirks.patience()
         try:
+            endings.add(stop)
             await asyncio.wait(
                 {task, stream._closed, stopped, listener}, return_when=asyncio.FIRST_COMPLETED
             )
@@ -118,15 +125,23 @@ class EventStreamFunction:
             if not was_ended and stopped.done():
                 patience = leave_timeout
                 await self._stop(stream, task)
-            elif not was_ended and stream._knows:
-                await asyncio.wait({task}, timeout=leave_timeout)
-                was_ended = task.done()
-                if not was_ended:
-                    log.warning(
-                        "%s goes on %g s after its client has left: cancelled",
-                        self.declared,
-                        leave_timeout,
+            elif not was_ended:
+                if stream._knows:
+                    await asyncio.wait(
+                        {task, stopped}, timeout=leave_timeout, return_when=asyncio.FIRST_COMPLETED
                     )
+                    was_ended = task.done()
+                    if not was_ended and not stopped.done():
+                        log.warning(
+                            "%s goes on %g s after its client has left: cancelled",
+                            self.declared,
+                            leave_timeout,
+                        )
+                # It may take its time to end, but for a server that stops.
+                task.cancel()
+                await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if stopped.done():
+                    patience = leave_timeout
         finally:
             endings.discard(stop)
             beating = stream._end()
@@ -134,9 +149,10 @@ class EventStreamFunction:
             await stubborn.end({task, *others}, patience)
         if task.done() and (was_ended or not task.cancelled()):
             await self._hear(stream, task)
-        if listener.done() and not listener.cancelled():
-            # Raises what the server has raised.
-            listener.result()
+        for other in others:
+            if other.done() and not other.cancelled():
+                # Raises what the server has raised.
+                other.result()
         return not (stream._closed.done() or stopped.done())
 
     async def _called(self, stream: EventStream) -> None:
@@ -172,12 +188,16 @@ class EventStreamFunction:
 
 
 async def _until_left(stream: EventStream, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    is_read = False
+    while (event := await receive())["type"] != "http.disconnect":
+        # Middleware that has read the body may give it again and again, without a wait.
+        await asyncio.sleep(AGAIN if is_read else 0)
+        is_read = not event.get("more_body")
     stream._leave()
 
 
 def _accepts_events(scope: dict[str, Any]) -> bool:
     values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
-    accept = create_accept_header(", ".join(values) if any(values) else None)
+    accepted = _CHARSET.sub(r"\1", ", ".join(values))
+    accept = create_accept_header(accepted if any(values) else None)
     return bool(accept.acceptable_offers([MEDIA_TYPE]))

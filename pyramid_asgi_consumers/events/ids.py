@@ -50,7 +50,7 @@ class Ids:
         self.names = names
         self.digest = digest_of(names)
 
-    def make(self, positions: Mapping[str, str]) -> str:
+    def make(self, positions: Mapping[str, str | None]) -> str:
         """The id that says that the channels stand at ``positions``, a mapping of event ids."""
         return self._checked("".join([f"{_short(positions.get(name))}." for name in self.names]))
 

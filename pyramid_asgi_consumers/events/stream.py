@@ -32,10 +32,10 @@ class Frames:
     """Remembers what was made of the last event of channels: readers of the same get the same."""
 
     def __init__(self) -> None:
-        self._last: tuple[Item | None, bool, tuple[str, ...], dict[str, str], bytes]
+        self._last: tuple[Item | None, bool, tuple[str, ...], dict[str, str | None], bytes]
         self._last = (None, False, (), {}, b"")
 
-    def of(self, item: Item, envelope: bool, ids: Ids, positions: dict[str, str]) -> bytes:
+    def of(self, item: Item, envelope: bool, ids: Ids, positions: dict[str, str | None]) -> bytes:
         """``item`` as the bytes of an event, in whose id the channels of ``ids`` stand there.
 
         See :meth:`EventStream.relay`.
@@ -92,7 +92,9 @@ class EventStream(Connected):
         self._waiting = 0
         self._was_told = False
         self._has_ended = False
-        self._relays = False
+        # Where the channels of the relay that runs stand, and those of relays that were left.
+        self._relayed: dict[str, str | None] | None = None
+        self._left_at: dict[tuple[str, ...], dict[str, str | None]] = {}
         self._says_retry = False
         self._sending = 0
         self._last = monotonic()
@@ -186,8 +188,9 @@ class EventStream(Connected):
         That is done while the body runs. Each event carries in its id where all the channels stand,
         so that a client which comes again goes on there, with ``asgi.channels.history`` without a
         hole and without a repeat. At the start there is such an id without an event. A relay whose
-        client sends no id of the same channels begins at ``since``, or now; ``subscribe_options``
-        are those of :meth:`.Channels.subscribe`.
+        client sends no id of the same channels begins at ``since``, or now. One of the same
+        channels, later in the same stream, goes on where the first was left.
+        ``subscribe_options`` are those of :meth:`.Channels.subscribe`.
 
         The data is that of the event, as JSON; with several channels, or with ``envelope``, it is
         ``{"channel", "id", "data"}``. For bytes there is ``"base64"`` in place of ``"data"``, or
@@ -202,19 +205,22 @@ class EventStream(Connected):
         subscription = self.channels.subscribe(*names, **subscribe_options)
         ids = Ids(subscription.channels)
         seen = ids.read(self.last_event_id) or {}
+        if ids.names in self._left_at:
+            left_at = self._left_at[ids.names]
+            seen = {name: left_at.get(name) for name in ids.names}
         if seen:
             subscribe_options["since"] = {name: id for name, id in seen.items() if id is not None}
             subscription = self.channels.subscribe(*names, **subscribe_options)
         wraps = envelope or len(subscription.channels) > 1
-        positions: dict[str, str] = {}
+        positions: dict[str, str | None] = {}
 
         async def begin(subscription: Subscription) -> None:
-            if self._relays:
+            if self._relayed is not None:
                 raise RuntimeError(
                     "relay: this stream has a relay already; one relay can have all channels:"
                     " stream.relay(*names)"
                 )
-            self._relays = True
+            self._relayed = positions
             positions.update(subscription.positions)
             await self._write(encode_id(ids.make(positions)))
             for name, id in seen.items():
@@ -228,33 +234,45 @@ class EventStream(Connected):
                 positions[item.channel] = item.id
             return self._frames.of(item, wraps, ids, positions)
 
-        def forward(item: Item) -> Awaitable[None]:
-            return self._write(frame_of(item))
+        async def forward(item: Item) -> None:
+            before = positions.get(item.channel)
+            try:
+                await self._write(frame_of(item))
+            except BaseException:
+                # Nobody knows whether it was sent: a relay that goes on here sends it again.
+                positions[item.channel] = before
+                raise
 
         send_at_once: Any = self.scope.get(quirks.AT_ONCE)
 
         def at_once(item: Item) -> bool:
             if self._has_ended or self._closed.done():
                 return False
+            before = positions.get(item.channel)
+            sent_at: float | None = None
             try:
                 frame = frame_of(item)
-                sent_at: float | None = send_at_once(
+                sent_at = send_at_once(
                     {"type": "http.response.body", "body": frame, "more_body": True}
                 )
             except Exception:
                 # It is raised again where the relay is heard: who publishes has no part in it.
-                return False
+                pass
             if sent_at is None:
+                positions[item.channel] = before
                 return False
             self._last = sent_at
             return True
 
-        if send_at_once is None:
-            return Relay(subscription, begin, forward, self._end_relay)
-        return Relay(subscription, begin, forward, self._end_relay, at_once)
+        def end() -> None:
+            # It may have been refused within another one.
+            if self._relayed is positions:
+                self._relayed = None
+                self._left_at[ids.names] = positions
 
-    def _end_relay(self) -> None:
-        self._relays = False
+        if send_at_once is None:
+            return Relay(subscription, begin, forward, end)
+        return Relay(subscription, begin, forward, end, at_once)
 
     # For who runs the function.
 
@@ -292,6 +310,8 @@ class EventStream(Connected):
         return self._beating
 
     def _beat(self) -> None:
+        if self._has_ended:
+            return
         silent = monotonic() - self._last
         if self._sending:
             silent = 0

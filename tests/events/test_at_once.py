@@ -1,42 +1,12 @@
 """What is published on a server whose ``send`` is known goes out with the publisher's own step."""
 
 import asyncio
-import time
-from types import SimpleNamespace
 
 import pytest
 
 from pyramid_asgi_consumers.channels import Channels, Gap
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
-from tests.support.streams import Reader, application, channels
-
-
-class Cycle(Reader):
-    """A client of Uvicorn: ``paused`` is whether it is slow, ``error`` what sending raises."""
-
-    __module__ = "uvicorn.protocols.http.httptools_impl"
-    disconnected = False
-    error = None
-    #: What sending takes.
-    seconds = 0
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.flow = SimpleNamespace(write_paused=False)
-        #: How much was sent at each turn of the loop.
-        self.turns = []
-        #: The task that has sent each message.
-        self.senders = []
-
-    async def send(self, message):
-        if self.error is not None:
-            raise self.error
-        self.senders.append(asyncio.current_task())
-        time.sleep(self.seconds)
-        asyncio.get_running_loop().call_soon(lambda: self.turns.append(len(self.sent)))
-        self.sent.append(message)
-        self.parser.feed(message.get("body", b""))
-        asyncio.ensure_future(self._ended())
+from tests.support.streams import Cycle, application, channels
 
 
 async def relaying(stream):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from enum import Enum
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,17 @@ def test_a_name_and_an_id_are_text(name, value):
 def test_retry_is_a_number(value):
     with pytest.raises(TypeError, match="send: retry must be an int of milliseconds or None"):
         encode_event("", retry=value)
+
+
+def test_members_of_an_enum_are_their_values():
+    class Kind(str, Enum):
+        NEWS = "news"
+
+    class Wait(int, Enum):
+        SHORT = 5
+
+    sent = encode_event(Kind.NEWS, Kind.NEWS, Kind.NEWS, Wait.SHORT)
+    assert sent == b"event: news\nid: news\nretry: 5\ndata: news\n\n"
 
 
 def test_retry_is_no_negative_number():

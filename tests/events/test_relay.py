@@ -14,7 +14,7 @@ from pyramid_asgi_consumers.channels.positions import make_id
 from pyramid_asgi_consumers.events.ids import MOST_CHANNELS, Ids
 from pyramid_asgi_consumers.testing.events import EventParser
 from tests.support.channels import until
-from tests.support.streams import Reader, application, channels
+from tests.support.streams import Cycle, Reader, application, channels
 
 ODD_NAMES = ["a,b:c=d", "100% é", "日本 語", "a.b-c~d", '"quoted"\n\0']
 
@@ -276,8 +276,9 @@ async def test_a_stream_has_one_relay_at_a_time(settings):
         async with stream.relay("a"):
             pass
         async with stream.relay("b"):
-            with pytest.raises(RuntimeError, match="relay: this stream has a relay already"):
-                await stream.relay("c").__aenter__()
+            for name in ("c", "b", "c"):
+                with pytest.raises(RuntimeError, match="relay: this stream has a relay already"):
+                    await stream.relay(name).__aenter__()
             await stream.send("goes on")
 
     app = application(func, settings=settings)
@@ -285,6 +286,71 @@ async def test_a_stream_has_one_relay_at_a_time(settings):
         assert await reader.next_data() == "goes on"
         await reader.end()
     await channels(app).backend.aclose()
+
+
+@pytest.mark.parametrize("names", [("a",), ("b", "a")])
+async def test_a_relay_goes_on_where_one_of_the_same_channels_was_left(settings, names):
+    leaves, left, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def func(stream):
+        async with stream.relay(*names):
+            await leaves.wait()
+        async with stream.relay("others"):
+            left.set()
+            await again.wait()
+        async with stream.relay(*names):
+            await stream.wait_closed()
+
+    app = application(func, settings=settings)
+    async with Reader(app) as reader:
+        await begun(reader)
+    for number in range(3):
+        await channels(app).publish("a", number)
+    async with Reader(app, last_event_id=reader.last_event_id) as reader:
+        got = [(await reader.next()).data for _ in range(3)]
+        leaves.set()
+        await asyncio.wait_for(left.wait(), 20)
+        await channels(app).publish("a", 3)
+        again.set()
+        got.append((await reader.next()).data)
+        await channels(app).publish("a", 4)
+        got.append((await reader.next()).data)
+    read = [json.loads(data) for data in got]
+    assert (read if names == ("a",) else [each["data"] for each in read]) == [0, 1, 2, 3, 4]
+    await channels(app).backend.aclose()
+
+
+@pytest.mark.parametrize("kind", [Reader, Cycle])
+async def test_what_a_slow_client_waited_for_as_a_relay_was_left_comes_with_the_next(kind):
+    leaves = asyncio.Event()
+
+    async def func(stream):
+        async with stream.relay("a"):
+            await leaves.wait()
+        async with stream.relay("a"):
+            await stream.wait_closed()
+
+    class Slow(kind):
+        is_slow = False
+
+        async def send(self, message):
+            if self.is_slow:
+                await self.slow.wait()
+            await super().send(message)
+
+    app = application(func, settings={"asgi.channels.history": "9"})
+    async with Slow(app) as reader:
+        await begun(reader)
+        reader.is_slow = True
+        await channels(app).publish("a", 1)
+        await asyncio.sleep(0)
+        leaves.set()
+        await asyncio.sleep(0)
+        reader.is_slow = False
+        reader.slow.set()
+        assert await reader.next_data() == "1"
+        await channels(app).publish("a", 2)
+        assert await reader.next_data() == "2"
 
 
 async def test_wrong_names_are_errors_at_once(settings):

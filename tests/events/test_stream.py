@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import gc
 import json
 from contextlib import AsyncExitStack
 from importlib import import_module
@@ -144,6 +145,9 @@ async def test_head_gets_the_headers_without_the_function():
         ([b"*/*"], 200),
         ([b"text/*;q=0.1"], 200),
         ([b"text/html", b"text/event-stream"], 200),
+        ([b"text/event-stream; charset=utf-8"], 200),
+        ([b'application/json, TEXT/Event-Stream;Charset="UTF-8";q=0.9'], 200),
+        ([b"text/event-stream;charset=utf-8;q=0"], 406),
         ([b"text/html"], 406),
         ([b"text/html, */*;q=0"], 406),
         ([b"*/*, text/event-stream;q=0"], 406),
@@ -608,6 +612,47 @@ async def test_a_comment_that_cannot_be_sent_says_that_the_client_has_left():
         await reader.end()
 
 
+async def test_a_receive_that_never_waits_does_not_keep_others_from_their_turn():
+    asked = []
+
+    async def func(stream):
+        await stream.send("begun")
+        await asyncio.sleep(0.05)
+        await stream.send("going on")
+
+    class Again(Reader):
+        # As middleware does that has read the body.
+        async def receive(self):
+            asked.append(True)
+            assert len(asked) < 1000
+            return {"type": "http.request", "body": b""}
+
+    async with Again(application(func)) as reader:
+        assert [await reader.next_data(), await reader.next_data()] == ["begun", "going on"]
+        await reader.end()
+    assert reader.has_ended and asked
+
+
+async def test_a_comment_that_the_server_cannot_send_is_an_error_of_the_server():
+    failed = asyncio.Event()
+
+    async def func(stream):
+        await stream.send("begun")
+        await failed.wait()
+
+    class Failing(Reader):
+        async def send(self, message):
+            if message.get("body") == b":\n\n":
+                failed.set()
+                raise LookupError("broken")
+            await super().send(message)
+
+    app = application(func, settings={"asgi.events.heartbeat": "0.01"})
+    async with Failing(app) as reader:
+        with pytest.raises(LookupError, match="broken"):
+            await reader.end()
+
+
 # The server stops.
 
 
@@ -731,6 +776,68 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_its_server(monkeypat
         reader.left.set()
         await reader.end()
     assert not reader.has_ended
+
+
+@pytest.mark.parametrize("knows", [False, True])
+async def test_who_ends_slowly_after_its_client_has_left_does_not_hold_up_its_server(knows, caplog):
+    cancelled, go = asyncio.Event(), asyncio.Event()
+
+    async def func(stream):
+        await stream.send("begun")
+        if knows:
+            await stream.wait_closed()
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+
+    app = application(func, settings={"asgi.leave_timeout": "0.05"})
+    async with Reader(app) as reader:
+        await reader.next()
+        reader.left.set()
+        await asyncio.wait_for(cancelled.wait(), 20)
+        stop(app)
+        await reader.end()
+        go.set()
+    assert "Left alone, since it goes on 0.05 s after it was cancelled" in caplog.text
+
+
+async def test_a_function_that_was_told_is_cancelled_as_its_server_stops():
+    told, ended = asyncio.Event(), asyncio.Event()
+
+    async def func(stream):
+        await stream.send("begun")
+        await stream.wait_closed()
+        told.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    app = application(func, settings={"asgi.leave_timeout": "99"})
+    async with Reader(app) as reader:
+        await reader.next()
+        reader.left.set()
+        await asyncio.wait_for(told.wait(), 20)
+        stop(app)
+        await reader.end()
+    assert ended.is_set()
+
+
+async def test_no_comment_is_due_while_a_slow_client_takes_the_end(caplog):
+    app = application(forever, settings={"asgi.events.heartbeat": "0.05"})
+    async with Reader(app, takes=3) as reader:
+        await reader.next()
+        stop(app)
+        await reader.until(lambda: len(reader.sent) == 3)
+        # It takes longer than the heartbeat.
+        await asyncio.sleep(0.1)
+        reader.slow.set()
+        await reader.end()
+    assert reader.has_ended
+    gc.collect()
+    assert caplog.text == ""
 
 
 async def test_what_a_function_raises_as_its_server_stops_is_logged(caplog):

@@ -1,6 +1,8 @@
 """A client of an event stream, in-process."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 from pyramid.config import Configurator
 
@@ -117,6 +119,34 @@ class Reader:
     async def end(self):
         """Wait for the end of the application; raise what it raises."""
         await asyncio.wait_for(asyncio.shield(self.task), DEADLINE)
+
+
+class Cycle(Reader):
+    """A client of Uvicorn: ``paused`` is whether it is slow, ``error`` what sending raises."""
+
+    __module__ = "uvicorn.protocols.http.httptools_impl"
+    disconnected = False
+    error = None
+    #: What sending takes.
+    seconds = 0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.flow = SimpleNamespace(write_paused=False)
+        #: How much was sent at each turn of the loop.
+        self.turns = []
+        #: The task that has sent each message.
+        self.senders = []
+
+    async def send(self, message):
+        if self.error is not None:
+            raise self.error
+        self.senders.append(asyncio.current_task())
+        time.sleep(self.seconds)
+        asyncio.get_running_loop().call_soon(lambda: self.turns.append(len(self.sent)))
+        self.sent.append(message)
+        self.parser.feed(message.get("body", b""))
+        asyncio.ensure_future(self._ended())
 
 
 def channels(app):
