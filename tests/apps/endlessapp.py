@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from pyramid_asgi_consumers.interfaces import IStopping
-from tests.support.around import base
+from tests.support.around import wrapped
 from tests.support.logs import log_to_stderr
 
 log_to_stderr()
@@ -77,11 +77,38 @@ async def relayed(stream):
         raise
 
 
+async def generated(request):
+    """A view whose body has no end."""
+    yield f"{os.getpid()}\n"
+    try:
+        while True:
+            yield "tick\n"
+            await asyncio.sleep(0.01)
+    finally:
+        log.info("/generated is left")
+
+
+def body(request):
+    """A view whose response has a body that waits without an end."""
+    return Response(app_iter=_waiting())
+
+
+async def _waiting():
+    yield f"{os.getpid()}\n".encode()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        log.info("/body is left")
+
+
 def main(global_config, **settings):
     with Configurator(settings=settings) as config:
         config.include("pyramid_asgi_consumers")
         config.add_route("home", "/")
         config.add_view(home, route_name="home")
+        for view in (generated, body):
+            config.add_route(view.__name__, f"/{view.__name__}")
+            config.add_view(view, route_name=view.__name__)
         for consumer in (silent, ticking):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
         for func in (events, relayed):
@@ -92,4 +119,4 @@ def main(global_config, **settings):
 app = main({})
 
 #: The same within others' middleware and another application, which gives it no lifespan.
-mounted = base(Starlette(routes=[Mount("/", app=app)]))
+mounted = wrapped(Starlette(routes=[Mount("/", app=app)]))
