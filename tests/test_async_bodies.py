@@ -565,6 +565,24 @@ async def test_a_subrequest_of_an_async_view_reads_it_with_async_for(config):
     assert (await over_asgi(config.make_asgi_app(), "/outer")).body == WHOLE
 
 
+def test_what_a_test_leaves_half_way_is_closed(config):
+    closed = []
+
+    def chunks():
+        try:
+            yield b"one"
+            yield b"two"
+        except GeneratorExit:
+            closed.append(True)
+            raise
+
+    config.add_route("left", "/left")
+    config.add_view(lambda request: Response(app_iter=chunks(), status=204), route_name="left")
+    testapp = TestApp(config.make_asgi_app(), lint=False)
+    assert testapp.get("/left", status=204).body == b""
+    assert closed == [True]
+
+
 def test_a_test_reads_one_without_an_end_and_leaves_it(config):
     ended = []
 
@@ -686,6 +704,12 @@ async def test_an_iterable_is_closed_besides_its_iterator(make):
     chunks = Chunks()
     assert await asyncio.to_thread(lambda: list(make(chunks))) == [b"1"]
     assert chunks.closed
+
+
+async def test_read_to_its_end_it_is_whole(make):
+    ended = Ended()
+    assert await asyncio.to_thread(lambda: list(make(ended.chunks()))) == [b"1", b"2"]
+    assert ended.ended == ["over"]
 
 
 async def test_one_that_ends_at_once_has_no_chunks(make):
