@@ -1,8 +1,6 @@
 """The application of ``test_event_streams_servers.py`` and of the browser's tests of streams."""
 
 import asyncio
-import random
-import re
 from collections import Counter
 
 from pyramid.config import Configurator
@@ -10,6 +8,7 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from tests.support.logs import log_to_stderr
+from tests.support.streams import cases
 
 log_to_stderr()
 
@@ -83,25 +82,6 @@ async def alone(stream):
 async def relay(stream):
     async with stream.relay(*stream.headers["X-Channels"].split("|")):
         await stream.wait_closed()
-
-
-#: What breaks lines, looks like a field or a comment, or is no ASCII.
-PIECES = ("\r", "\n", "\r\n", "\x85", "\u2028", "\ufeff", ":", " ", "data:", "id: 5", "event:x")
-PIECES += ("é", "日本", "\U0001f600", "\0", "\t", "a", "retry: 1", "")
-
-
-def cases(count=150):
-    """Data, name and id of events: the same for each who asks."""
-    chance = random.Random(9)
-
-    def text():
-        return "".join(chance.choices(PIECES, k=chance.randrange(6)))
-
-    def line():
-        return re.sub("[\r\n\0]", "", text()) if chance.random() < 0.5 else None
-
-    # An empty name is none, and "end" and "error" are others.
-    return [(text(), (name := line()) and f"n{name}", line()) for _ in range(count)]
 
 
 async def exact(stream):

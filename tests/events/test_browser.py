@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from tests.apps.streamsapp import cases
 from tests.support.browser import browsing
 from tests.support.clients import HOST
 from tests.support.servers import running
+from tests.support.streams import cases
 
 pytestmark = [pytest.mark.browser, pytest.mark.streams]
 

