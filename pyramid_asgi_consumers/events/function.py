@@ -116,6 +116,7 @@ class EventStreamFunction:
 
         endings = stopping.of(loop)
         patience = quirks.patience()
+        was_interrupted = False
         try:
             endings.add(stop)
             await asyncio.wait(
@@ -124,6 +125,7 @@ class EventStreamFunction:
             was_ended = task.done()
             if not was_ended and stopped.done():
                 patience = leave_timeout
+                was_interrupted = True
                 await self._stop(stream, task)
             elif not was_ended:
                 if stream._knows:
@@ -153,7 +155,7 @@ class EventStreamFunction:
             if other.done() and not other.cancelled():
                 # Raises what the server has raised.
                 other.result()
-        return not (stream._closed.done() or stopped.done())
+        return not (stream._closed.done() or was_interrupted)
 
     async def _called(self, stream: EventStream) -> None:
         await self.func(stream)

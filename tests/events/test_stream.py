@@ -676,6 +676,22 @@ async def test_a_server_that_stops_ends_the_stream_whole():
     assert ended.is_set() and reader.has_ended
 
 
+async def test_a_function_that_ends_just_as_its_server_stops_ends_its_stream():
+    go = asyncio.Event()
+
+    async def func(stream):
+        await stream.send("begun")
+        await go.wait()
+
+    app = application(func)
+    async with Reader(app) as reader:
+        await reader.next()
+        go.set()
+        stop(app)
+        await reader.end()
+    assert reader.has_ended
+
+
 async def test_a_stream_that_had_not_begun_begins_so_that_its_client_comes_again():
     async def func(stream):
         await asyncio.Event().wait()
