@@ -36,7 +36,6 @@ COMMANDS = {
     "daphne": DAPHNE,
     "hypercorn": HYPERCORN,
     "hypercorn in one process": HYPERCORN + "--workers 0 ",
-    "hypercorn with workers": HYPERCORN + "--workers 2 --worker-class uvloop ",
     "granian": GRANIAN,
     "granian with workers": GRANIAN + "--workers 2 --loop asyncio ",
     "gunicorn": ASGI,
@@ -106,19 +105,22 @@ class Streams:
             self._responses.append(response)
             self.processes.add(response.readline().strip().removeprefix(b"data: "))
 
-    def check_end(self, name=""):
-        """They end, as what is whole does or not, on the server with this name."""
-        # As soon as one of its workers has ended, Hypercorn 0.18 kills the others.
-        killed = BROKEN if name == "hypercorn with workers" else ()
+    def check_end(self):
+        """They end, as what is whole does or not."""
         for (path, rest), response in zip(self.PATHS.items(), self._responses, strict=True):
             if path in self.BROKEN_OFF:
                 # Daphne resets the connection.
                 with pytest.raises(BROKEN):
                     response.read()
             else:
-                with contextlib.suppress(*killed):
-                    read = response.read()
-                    assert re.fullmatch(rest, read), read
+                read = response.read()
+                assert re.fullmatch(rest, read), read
+
+    def read_to_their_end(self):
+        """They end, whichever way."""
+        for response in self._responses:
+            with contextlib.suppress(*BROKEN):
+                response.read()
 
     def check_that_they_go_on(self):
         """They go on for half a second."""
@@ -146,12 +148,27 @@ def test_they_end_on_sigterm_and_hold_nothing_up(name, tmp_path):
     with running(name, COMMANDS[name], tmp_path) as server:
         with opened(server) as streams:
             server.process.send_signal(signal.SIGTERM)
-            streams.check_end(name)
+            streams.check_end()
             status = server.ended()
         check_log(server)
     # In one process Uvicorn dies of the signal, in good order.
     dies = name in ("uvicorn", "uvicorn with asyncio")
     assert status == (-signal.SIGTERM if dies else 0)
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [lambda server: server.process.send_signal(signal.SIGTERM), lambda server: server.interrupt()],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_they_hold_no_workers_of_hypercorn_up(tell, tmp_path):
+    # As soon as one of its workers has ended, Hypercorn 0.18 kills the others.
+    command = HYPERCORN + "--workers 2 --worker-class uvloop "
+    with running("hypercorn", command, tmp_path) as server:
+        with opened(server) as streams:
+            tell(server)
+            streams.read_to_their_end()
+            assert server.ended() == 0
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "daphne", "hypercorn", "granian", "gunicorn"])
@@ -160,7 +177,7 @@ def test_they_end_within_what_others_put_around_them(name, tmp_path):
     with running(name, COMMANDS[name], tmp_path, app) as server:
         with opened(server) as streams:
             server.process.send_signal(signal.SIGTERM)
-            streams.check_end(name)
+            streams.check_end()
             server.ended()
         check_log(server)
 
