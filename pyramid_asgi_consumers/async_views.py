@@ -9,6 +9,7 @@ from pyramid.threadlocal import manager as threadlocals
 from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.raised import carried, contained, outcome, unwrapped
+from pyramid_asgi_consumers.turns import until_left
 
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
 LOOP_ARGUMENTS = "pyramid_asgi_consumers.loop_arguments"
@@ -49,7 +50,7 @@ async def _until_left(
         each.add_done_callback(awaited.discard)
     if receive is None:
         return await outcome(task)
-    watcher = asyncio.ensure_future(_left(receive))
+    watcher = asyncio.ensure_future(until_left(receive))
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
         has_ended = task.done()
@@ -60,11 +61,6 @@ async def _until_left(
     if has_ended or not task.cancelled():
         return await outcome(task)
     raise ClientDisconnected("The client left while its view was awaited")
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def cancel_views(awaited: "set[asyncio.Task[Any]]", seconds: float) -> None:

@@ -16,7 +16,8 @@ for.
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from zope.interface import implementer
 
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 #: So often a server is looked at, and a server that is not known is looked for, in seconds.
 LOOK = 0.1
 SEARCH = 1.0
+
+#: So many seconds a client has at most to take the end of its response, where the server itself
+#: would wait without a bound.
+TAKE = 0.5
 
 #: Ends what goes on. It does not block.
 End = Callable[[], object]
@@ -66,6 +71,7 @@ class Ends:
         self._is_looking = False
         self._stops: list[quirks.Stop] = []
         self._searched = -SEARCH
+        self._ending: list[Mapping[str, Any]] = []
 
     def add(self, end: End) -> None:
         """Have ``end()`` called, once, as soon as the server begins to stop.
@@ -86,6 +92,21 @@ class Ends:
         """Do not call ``end``, if that has not been done yet; else, say that it has ended."""
         self._ends.pop(end, None)
         self._called.discard(end)
+
+    def break_off(self, scope: Mapping[str, Any]) -> None:
+        """Break the connection of ``scope`` off soon, if its client has not taken all by then.
+
+        Servers that wait without a bound for such a client would be held up.
+        """
+        if not self._ending:
+            # All at once, since each is looked for among all connections.
+            self._loop.call_later(TAKE, self._break_off, context=contextvars.Context())
+        self._ending.append(scope)
+
+    def _break_off(self) -> None:
+        scopes, self._ending = self._ending, []
+        for stop in self._stops:
+            stop.break_off(scopes)
 
     def _look_later(self) -> None:
         # What ends has nothing to do with the connection that came first.

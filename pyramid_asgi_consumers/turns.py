@@ -11,6 +11,9 @@ from typing import Any
 # Seconds from one look to the next: about as long as Python lets a thread run.
 TURN = 0.005
 
+# Seconds until a ``receive`` is asked again that has told nothing new.
+AGAIN = 0.5
+
 
 class Turns:
     """Tells whether the running event loop turns; for any number of connections.
@@ -49,6 +52,15 @@ class Turns:
 
     def _turned(self) -> None:
         self._marked = False
+
+
+async def until_left(receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    """Wait until the client of an http request has left; ``receive`` is the server's."""
+    is_read = False
+    while (event := await receive())["type"] != "http.disconnect":
+        # Middleware that has read the body may give it again and again, and never wait.
+        await asyncio.sleep(AGAIN if is_read else 0)
+        is_read = not event.get("more_body")
 
 
 async def give_way(send: Callable[[Any], Awaitable[None]], message: dict[str, Any]) -> None:

@@ -236,6 +236,42 @@ async def test_uvicorn_is_known_by_its_parts():
         await server.shutdown(sockets=[listener])
 
 
+async def test_uvicorn_does_not_wait_for_a_client_that_takes_nothing():
+    ends, ended, begun = own_ends(), Ended(), asyncio.Event()
+    scopes = []
+
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if len(scopes) == 1:
+            # The server takes it from the application, and the client takes nothing.
+            await send({"type": "http.response.body", "body": b"x" * 20_000_000})
+            return begun.set()
+        await send({"type": "http.response.body", "body": b"one,", "more_body": True})
+        ends.add(ended)
+        await ended.soon()
+        for scope in scopes:
+            # As middleware copies it.
+            ends.break_off({**scope})
+        while len(server.server_state.connections) == 2:
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"two"})
+
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with uvicorn(app) as server:
+        _, slow = await asyncio.open_connection(*server.address, limit=1)
+        slow.write(request)
+        await asyncio.wait_for(begun.wait(), DEADLINE)
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(request)
+        await reader.readuntil(b"one,")
+        server.should_exit = True
+        await reader.readuntil(b"two")
+        await asyncio.wait_for(asyncio.shield(server.task), DEADLINE)
+        slow.close()
+        writer.close()
+
+
 async def test_a_server_that_is_over_has_stopped_and_another_goes_on():
     ends, first, second = own_ends(), Ended(), Ended()
     async with uvicorn(hello) as over, uvicorn(hello) as server:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pyramid_asgi_consumers.turns import TURN, Turns, give_way
+from pyramid_asgi_consumers.turns import TURN, Turns, give_way, until_left
 
 
 async def test_a_loop_that_does_not_turn_is_noticed():
@@ -55,3 +55,18 @@ async def test_turns_are_told_apart():
     first, second, third = numbers[::2]
     assert numbers[1::2] == [first, second, third]
     assert first != second != third
+
+
+async def test_a_receive_that_never_waits_lets_others_run_and_is_asked_no_more_than_now_and_then():
+    asked = []
+
+    async def receive():
+        # As middleware does that has read the body.
+        asked.append(True)
+        return {"type": "http.request", "body": b"all", "more_body": False}
+
+    waiting = asyncio.create_task(until_left(receive))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert len(asked) == 2

@@ -19,7 +19,8 @@ from pyramid_asgi_consumers.interfaces import IEventStreams
 from pyramid_asgi_consumers.raised import carried, contained, out_of_group
 from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.stopping import Stopping
+from pyramid_asgi_consumers.stopping import Ends, Stopping
+from pyramid_asgi_consumers.turns import until_left
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,6 @@ STOP_PATIENCE = 0.5
 # Its client comes again after so many milliseconds, at least and at most: browsers wait for 3,000
 # to 5,000 by themselves.
 STOP_RETRY = (1000, 5000)
-
-# After so many seconds a client is asked for again whose ``receive`` has told nothing new.
-AGAIN = 1.0
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -126,7 +124,7 @@ class EventStreamFunction:
             if not was_ended and stopped.done():
                 patience = leave_timeout
                 was_interrupted = True
-                await self._stop(stream, task)
+                await self._stop(stream, task, endings)
             elif not was_ended:
                 if stream._knows:
                     await asyncio.wait(
@@ -160,10 +158,11 @@ class EventStreamFunction:
     async def _called(self, stream: EventStream) -> None:
         await self.func(stream)
 
-    async def _stop(self, stream: EventStream, task: "asyncio.Task[Any]") -> None:
+    async def _stop(self, stream: EventStream, task: "asyncio.Task[Any]", endings: Ends) -> None:
         """Cancel the function, and end its response so that the client comes again."""
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_PATIENCE)
+        endings.break_off(stream.scope)
         # All clients of the server come again: not all at once.
         end = stream._interrupt(random.randint(*STOP_RETRY))
         try:
@@ -190,11 +189,7 @@ class EventStreamFunction:
 
 
 async def _until_left(stream: EventStream, receive: Receive) -> None:
-    is_read = False
-    while (event := await receive())["type"] != "http.disconnect":
-        # Middleware that has read the body may give it again and again, without a wait.
-        await asyncio.sleep(AGAIN if is_read else 0)
-        is_read = not event.get("more_body")
+    await until_left(receive)
     stream._leave()
 
 

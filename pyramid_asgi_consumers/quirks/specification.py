@@ -4,7 +4,7 @@ The defaults of :class:`Server` are what the ASGI specification says, and what h
 servers. Each server has a file of its own that overrides them.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 Headers = list[tuple[bytes, bytes]]
@@ -102,6 +102,9 @@ class Stop:
     def __init__(self, coroutine: Any, has_begun: Callable[[], bool]) -> None:
         self._coroutine = coroutine
         self.has_begun = has_begun
+
+    def break_off(self, scopes: Iterable[Mapping[str, Any]]) -> None:
+        """Break the connections of ``scopes`` off whose clients take nothing of what was sent."""
 
     def is_over(self) -> bool:
         """Whether it serves no more."""

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -139,8 +139,27 @@ def stop_of(coroutine: Any) -> Stop | None:
     # Who calls these one by one has no call of serve().
     for function in (server_class.serve, server_class.main_loop, server_class.shutdown):
         if coroutine.cr_code is function.__code__:
-            return Stop(coroutine, partial(_has_begun_to_stop, coroutine.cr_frame.f_locals["self"]))
+            return UvicornStop(coroutine, coroutine.cr_frame.f_locals["self"])
     return None
+
+
+class UvicornStop(Stop):
+    """The stop of Uvicorn 0.54's ``server``.
+
+    It waits without a bound until each client has taken what it has sent to it.
+    """
+
+    def __init__(self, coroutine: Any, server: Any) -> None:
+        super().__init__(coroutine, partial(_has_begun_to_stop, server))
+        self._connections = server.server_state.connections
+
+    def break_off(self, scopes: Iterable[Mapping[str, Any]]) -> None:
+        # Whoever copies a scope keeps its headers mostly; and there may be no address.
+        served = {id(scope["headers"]) for scope in scopes}
+        for protocol in list(self._connections):
+            scope = getattr(protocol, "scope", None) or {}
+            if id(scope.get("headers")) in served and protocol.transport.get_write_buffer_size():
+                protocol.transport.abort()
 
 
 def _has_begun_to_stop(server: Any) -> bool:

@@ -17,6 +17,7 @@ from pyramid_asgi_consumers.async_bodies import AsyncBody, is_async
 from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.raised import carried
+from pyramid_asgi_consumers.turns import until_left
 from pyramid_asgi_consumers.wsgi.answer import Answer
 from pyramid_asgi_consumers.wsgi.handover import Ahead, ClientGone, Handover
 from pyramid_asgi_consumers.wsgi.sources import FileWrapper, OpenFile, close, remaining
@@ -216,7 +217,9 @@ class Response:
         return {"type": "http.response.start", "status": status, "headers": headers}
 
     async def _stream(self, stream: AsyncBody, receive: Receive, send: Send) -> None:
-        streaming = Streaming(stream, self.answer, self.context, self.stopping)
+        streaming = Streaming(
+            stream, self.answer, self.context, self.stopping, self.environ["asgi.scope"]
+        )
         try:
             await streaming.send_to(receive, send, self._head())
         finally:
@@ -275,8 +278,7 @@ class Response:
             self._loop.run_in_executor(None, self.body.close)
 
     async def _listen_for_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_left(receive)
         self.handover.leave()
 
     async def _send_file(self, file: OpenFile, send: Send) -> None:

@@ -19,7 +19,7 @@ from pyramid_asgi_consumers.async_bodies import AsyncBody, close
 from pyramid_asgi_consumers.async_views import Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, ServerStopping
 from pyramid_asgi_consumers.raised import carried, contained, original
-from pyramid_asgi_consumers.turns import TURN, Turns
+from pyramid_asgi_consumers.turns import TURN, Turns, until_left
 from pyramid_asgi_consumers.wsgi.answer import Answer
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Streaming:
     """Sends ``body``, which belongs to ``answer``, whose headers are final.
 
     ``context`` is that of the thread which has made it. ``stopping`` tells when the server stops;
-    None where nothing does.
+    None where nothing does; ``scope`` is the request's.
     """
 
     #: Whether the headers are sent, or on their way.
@@ -51,12 +51,18 @@ class Streaming:
     _task: "asyncio.Task[None]"
 
     def __init__(
-        self, body: AsyncBody, answer: Answer, context: contextvars.Context, stopping: Any
+        self,
+        body: AsyncBody,
+        answer: Answer,
+        context: contextvars.Context,
+        stopping: Any,
+        scope: dict[str, Any],
     ) -> None:
         self._body = body
         self._answer = answer
         self._context = context
         self._stopping = stopping
+        self._scope = scope
         self._loop = asyncio.get_running_loop()
 
     async def send_to(self, receive: Receive, send: Send, start: dict[str, Any]) -> None:
@@ -188,8 +194,7 @@ class Streaming:
             self._over.set_result(None)
 
     async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_left(receive)
         self._has_left = True
         self._cancel()
 
@@ -199,6 +204,7 @@ class Streaming:
             self._cancel()
         elif self._answer.length is None:
             self._timer = self._loop.call_later(GRACE, self._break_off)
+            self._stopping.of(self._loop).break_off(self._scope)
 
     def _break_off(self) -> None:
         self._is_broken_off = not self._task.done()

@@ -64,6 +64,16 @@ async def events(stream):
         log.info("/events is left")
 
 
+async def flooding(stream):
+    """Sends until its client takes no more, and says so."""
+    taken = {None}
+    while taken:
+        sending = asyncio.ensure_future(stream.send("tick" * 16 * 1024))
+        taken, _ = await asyncio.wait({sending}, timeout=0.3)
+    log.info("/flooding waits")
+    await sending
+
+
 async def relayed(stream):
     """Waits for events that do not come."""
     await stream.send(os.getpid())
@@ -88,6 +98,14 @@ async def generated(request):
         log.info("/generated is left")
 
 
+async def flood(request):
+    """A view whose body is more than its client takes; the last chunk says so."""
+    while True:
+        waits = asyncio.get_running_loop().call_later(0.3, log.info, "/flood waits")
+        yield "tick" * 16 * 1024
+        waits.cancel()
+
+
 def body(request):
     """A view whose response has a body that waits without an end."""
     return Response(app_iter=_waiting())
@@ -106,12 +124,12 @@ def main(global_config, **settings):
         config.include("pyramid_asgi_consumers")
         config.add_route("home", "/")
         config.add_view(home, route_name="home")
-        for view in (generated, body):
+        for view in (generated, body, flood):
             config.add_route(view.__name__, f"/{view.__name__}")
             config.add_view(view, route_name=view.__name__)
         for consumer in (silent, ticking):
             config.add_asgi_consumer(f"/{consumer.__name__}", "http", consumer)
-        for func in (events, relayed):
+        for func in (events, relayed, flooding):
             config.add_event_stream(f"/{func.__name__}", func)
         return config.make_asgi_app()
 

@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import re
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -190,6 +191,27 @@ def test_they_end_on_ctrl_c_and_hold_nothing_up(name, tmp_path):
             streams.check_end()
             server.ended()
         check_log(server)
+
+
+@pytest.mark.parametrize(
+    "name, app, path",
+    [
+        ("uvicorn", APP, "/flooding"),
+        ("uvicorn with asyncio", APP, "/flood"),
+        ("uvicorn", "tests.apps.endlessapp:mounted", "/flooding"),
+        ("gunicorn with uvicorn", APP, "/flooding"),
+    ],
+)
+def test_a_client_that_takes_nothing_does_not_hold_up_uvicorn(name, app, path, tmp_path):
+    with running(name, COMMANDS[name], tmp_path, app) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((HOST, server.port))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        wait_until(lambda: f"{path} waits" in server.logged(), "a full connection", server)
+        server.process.send_signal(signal.SIGTERM)
+        server.ended()
+        log = server.logged()
+        assert log.count(TRACEBACK) == log.count("ServerStopping: The response had no end yet")
 
 
 def ask_until_ended(server, streams):

@@ -522,6 +522,8 @@ class Ends:
 
     def __init__(self):
         self.ends = set()
+        #: The scopes of those whose clients are not waited for without a bound.
+        self.broken_off = []
 
     def of(self, loop):
         return self
@@ -531,6 +533,9 @@ class Ends:
 
     def discard(self, end):
         self.ends.discard(end)
+
+    def break_off(self, scope):
+        self.broken_off.append(scope)
 
     def begin(self):
         for end in list(self.ends):
@@ -553,6 +558,7 @@ async def test_without_an_end_it_is_closed_and_its_connection_broken_off(ends):
     assert source.ended == ["CancelledError", "over"]
     assert [message.get("more_body") for message in exchange.sent] == [None, True]
     assert not ends.ends
+    assert [scope["type"] for scope in ends.broken_off] == ["http"]
 
 
 async def test_one_that_has_not_begun_is_a_503(ends):
@@ -600,6 +606,7 @@ async def test_one_with_a_content_length_goes_on(ends, monkeypatch):
     source.go_on.set()
     await asyncio.wait_for(exchange.task, 20)
     assert body_of(exchange.sent) == b"onetwo"
+    assert ends.broken_off == []
 
 
 @pytest.mark.parametrize("left", [True, False])
