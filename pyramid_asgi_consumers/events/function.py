@@ -89,13 +89,17 @@ class EventStreamFunction:
         streams = scope["pyramid.registry"].getUtility(IEventStreams)
         stream = EventStream(scope, send, streams.frames, streams.heartbeat)
         leave_timeout = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
-        if not await self._run(stream, receive, streams.stopping, leave_timeout):
-            return
-        if stream._has_begun:
-            await stream._finish()
-        else:
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            if not await self._run(stream, receive, streams.stopping, leave_timeout):
+                return
+            if stream._has_begun:
+                await stream._finish()
+            else:
+                await send({"type": "http.response.start", "status": 204, "headers": []})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            # For tasks that the function has left behind.
+            stream._close(False)
 
     async def _run(
         self, stream: EventStream, receive: Receive, stopping: Stopping, leave_timeout: float

@@ -86,8 +86,8 @@ class EventStream(Connected):
         # Whether the response begins, and whether that has been sent.
         self._has_begun = False
         self._ready = False
-        # Done when the client has left.
-        self._closed: asyncio.Future[None] = self._loop.create_future()
+        # Done when the client has left, as its result says, or when the response is over.
+        self._closed: asyncio.Future[bool] = self._loop.create_future()
         self._beginning = asyncio.Lock()
         self._waiting = 0
         self._was_told = False
@@ -168,13 +168,13 @@ class EventStream(Connected):
     async def _not_open(self) -> Exception:
         # A function that tries again and again must still let others run, and be cancelled.
         await asyncio.sleep(0)
-        if self._closed.done():
+        if self._closed.done() and self._closed.result():
             self._was_told = True
             return ClientDisconnected("The client has left the event stream")
         return RuntimeError("send: the event stream has ended")
 
     async def wait_closed(self) -> None:
-        """Wait until the client leaves."""
+        """Wait until the client leaves, or, in a task that goes on, until the response is over."""
         self._waiting += 1
         try:
             await asyncio.wait({self._closed})
@@ -283,8 +283,11 @@ class EventStream(Connected):
 
     def _leave(self) -> None:
         """The client has left."""
+        self._close(True)
+
+    def _close(self, has_left: bool) -> None:
         if not self._closed.done():
-            self._closed.set_result(None)
+            self._closed.set_result(has_left)
 
     async def _finish(self) -> None:
         """End the response, whole; nothing can be sent afterwards."""

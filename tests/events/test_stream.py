@@ -346,6 +346,19 @@ async def test_a_function_may_wait_for_its_client_to_leave():
     assert said == ["left"]
 
 
+async def test_a_task_that_waits_for_the_client_ends_with_the_response():
+    waiting = []
+
+    async def func(stream):
+        waiting.append(asyncio.create_task(stream.wait_closed()))
+        await stream.send("begun")
+
+    async with Reader(application(func)) as reader:
+        await reader.end()
+        await asyncio.wait_for(waiting[0], 20)
+    assert reader.has_ended
+
+
 async def test_a_wait_for_the_client_that_was_given_up_is_none():
     ended = asyncio.Event()
 
