@@ -91,6 +91,9 @@ class EventStreamFunction:
         leave_timeout = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
         try:
             if not await self._run(stream, receive, streams.stopping, leave_timeout):
+                if stream._ready and stream._refused is not None:
+                    # Uvicorn 0.54 tells it in no other way where another request waits behind.
+                    raise stream._refused
                 return
             if stream._has_begun:
                 await stream._finish()

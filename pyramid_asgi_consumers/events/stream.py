@@ -91,6 +91,8 @@ class EventStream(Connected):
         self._beginning = asyncio.Lock()
         self._waiting = 0
         self._was_told = False
+        # What the server has raised for a client that has left.
+        self._refused: Exception | None = None
         self._has_ended = False
         # Where the channels of the relay that runs stand, and those of relays that were left.
         self._relayed: dict[str, str | None] | None = None
@@ -150,6 +152,7 @@ class EventStream(Connected):
             if isinstance(error, OSError) or quirks.is_of_a_closed_transport(error):
                 self._was_told = True
                 self._leave()
+                self._refused = error
                 raise ClientDisconnected("The client has left the event stream") from error
             raise
         finally:

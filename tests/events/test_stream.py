@@ -666,6 +666,20 @@ async def test_a_comment_that_the_server_cannot_send_is_an_error_of_the_server()
             await reader.end()
 
 
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("...; the handler is closed")])
+async def test_a_client_that_has_left_as_send_alone_says_is_no_error(error, caplog):
+    class Gone(Reader):
+        async def send(self, message):
+            if message.get("body") == b":\n\n":
+                raise error
+            await super().send(message)
+
+    app = application(forever, settings={"asgi.events.heartbeat": "0.01"})
+    async with Gone(app) as reader:
+        await reader.end()
+    assert caplog.text == ""
+
+
 # The server stops.
 
 
