@@ -192,7 +192,8 @@ class EventStream(Connected):
         so that a client which comes again goes on there, with ``asgi.channels.history`` without a
         hole and without a repeat. At the start there is such an id without an event. A relay whose
         client sends no id of the same channels begins at ``since``, or now. One of the same
-        channels, later in the same stream, goes on where the first was left.
+        channels, later in the same stream, goes on where the first was left. An id is no secret: a
+        client can make one, and get all of these channels that is still stored.
         ``subscribe_options`` are those of :meth:`.Channels.subscribe`.
 
         The data is that of the event, as JSON; with several channels, or with ``envelope``, it is
