@@ -6,15 +6,16 @@ that may pass.
 
 import contextlib
 import http.client
+import logging
 import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import pytest
 
 from pyramid_asgi_consumers.testing import serving
-from tests.apps import endlessapp
 from tests.support import clients
 from tests.support.pserve import SERVERS, listening, pserve
 from tests.support.servers import DEADLINE, HOST, TRACEBACK, free_port, started, wait_until
@@ -72,6 +73,17 @@ def running(name, command, directory, app=APP):
 
         wait_until(are_there, f"its {workers} workers", server)
         yield server
+
+
+@pytest.fixture
+def app():
+    """The application itself; the logging that it sets up is undone."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        return import_module("tests.apps.endlessapp").app
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 #: What ``http.client`` raises for a response that is not whole.
@@ -297,18 +309,18 @@ def test_they_end_under_pserve_that_has_served_all_it_was_to(name, option, tmp_p
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_they_end_with_the_block_of_serving(name):
+def test_they_end_with_the_block_of_serving(app, name):
     with contextlib.ExitStack() as stack:
-        with serving(endlessapp.app, name) as server:
+        with serving(app, name) as server:
             streams = Streams(server, stack)
         streams.check_end()
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_they_go_on_where_another_server_stops(name):
+def test_they_go_on_where_another_server_stops(app, name):
     with contextlib.ExitStack() as stack:
-        with serving(endlessapp.app, name) as server:
-            with serving(endlessapp.app, name) as other:
+        with serving(app, name) as server:
+            with serving(app, name) as other:
                 streams = Streams(server, stack)
                 others = Streams(other, stack)
             others.check_end()

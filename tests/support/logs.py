@@ -5,12 +5,7 @@ import sys
 
 
 def log_to_stderr():
-    """Write all from INFO on, with the logger's name in brackets, whatever the server has set.
-
-    A test that imports the application keeps its own logging.
-    """
-    if "pytest" in sys.modules:
-        return
+    """Write all from INFO on, with the logger's name in brackets, whatever the server has set."""
     logging.basicConfig(
         level=logging.INFO,
         format="%(levelname)s [%(name)s] %(message)s",
