@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
+from pyramid_asgi_consumers.connection.limits import Limits
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
 from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
@@ -49,7 +50,8 @@ class ASGIApplication:
     ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
     says which pages may open websockets; ``max_connections`` is how many connections to consumers
     one process keeps open, None for any number; ``leave_timeout`` is how many seconds a websocket's
-    function may go on after it has heard that its client has left.
+    function may go on after it has heard that its client has left; ``limits`` are those of one
+    client or user, for consumers that state none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ASGIApplication:
         rule: OriginRule,
         max_connections: int | None = None,
         leave_timeout: float = DEFAULT_LEAVE_TIMEOUT,
+        limits: Limits | None = None,
     ) -> None:
         self.registry = registry
         self.bridge = bridge
@@ -70,6 +73,7 @@ class ASGIApplication:
         self.rule = rule
         self.limit = Limit(max_connections)
         self.leave_timeout = leave_timeout
+        self.limits = limits
         self._endpoints: dict[Consumer, Endpoint] = {}
         self._was_wsgi = False
         # Servers look here whether it is a coroutine function; a call looks at the class.
@@ -184,6 +188,6 @@ class ASGIApplication:
             own = StatelessScope(own)
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
-            endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes)
+            endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes, self.limits)
             self._endpoints[consumer] = endpoint
         return endpoint, own

@@ -17,6 +17,7 @@ from pyramid_asgi_consumers.config.coroutines import refuse_coroutine_functions
 from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
+from pyramid_asgi_consumers.connection.limits import Limits
 from pyramid_asgi_consumers.events.function import EventStreams
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
@@ -98,6 +99,7 @@ def make_asgi_app(config, wsgi_app=None):
         rule,
         setting("asgi.max_connections"),
         setting("asgi.leave_timeout"),
+        Limits(*(setting(f"asgi.{name}") for name in Limits._fields)),
     )
 
 

@@ -17,6 +17,7 @@ from pyramid_asgi_consumers.config.shapes import (
     meant,
     single_callable,
 )
+from pyramid_asgi_consumers.connection.limits import EXPECTED_RATE, read_rate
 from pyramid_asgi_consumers.events.function import EventStreamFunction
 from pyramid_asgi_consumers.handshake.origins import OriginRule
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
@@ -39,6 +40,9 @@ def add_asgi_consumer(
     factory=None,
     origins=None,
     max_connections=None,
+    max_message=None,
+    max_rate=None,
+    max_connections_per_user=None,
     **predicates,
 ):
     """Declare an ASGI application for a path.
@@ -48,6 +52,15 @@ def add_asgi_consumer(
     application, or its dotted name. ``origins`` are those that may open the websocket besides the
     application's own; an http consumer has none. ``max_connections`` is how many may be open at
     once, in one process.
+
+    ``max_message`` is how many bytes a message of a websocket's client may have, text in UTF-8;
+    beyond, the websocket is closed with 1009 (RFC 6455 section 7.4.1). ``max_rate`` is how many may
+    come in a time, ``"100/10s"`` (s, m or h): who sends no more is never closed, who sends twice as
+    many in it always, with 1008. A consumer that goes on is cancelled after the seconds of
+    ``asgi.leave_timeout``. ``max_connections_per_user`` is how many connections to a guarded
+    consumer one user may have, in one process; beyond, the handshake is answered with 503. Users
+    that have not logged in have any number. None is what the setting says that has the argument's
+    name (``asgi.max_message``); a consumer's own number may be larger.
 
     With any of the following, or where the application has a default permission, the consumer is
     guarded: its handshake is a Pyramid request, for which a route and a view are added that no
@@ -108,8 +121,23 @@ def add_asgi_consumer(
             f"{directive}: {argument}={predicates[argument]!r} is not for a consumer to set"
             + (instead if argument == "renderer" else "")
         )
-    if max_connections is not None and (type(max_connections) is not int or max_connections < 1):
-        raise wrong("max_connections", "a positive int or None", max_connections)
+    numbers = {
+        "max_connections": max_connections,
+        "max_message": max_message,
+        "max_connections_per_user": max_connections_per_user,
+    }
+    for argument, value in numbers.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise wrong(argument, "a positive int or None", value)
+    try:
+        rate = None if max_rate is None else read_rate(max_rate)
+    except ValueError:
+        raise wrong("max_rate", f"{EXPECTED_RATE}; or None", max_rate) from None
+    for argument, value in {"max_message": max_message, "max_rate": max_rate}.items():
+        if value is not None and protocol == "http":
+            raise ConfigurationError(
+                f"{directive}: {argument}={value!r} is for websockets only, and protocol is 'http'"
+            )
     pattern = prefixed(config, path)
     try:
         consumer = Consumer(
@@ -119,6 +147,9 @@ def add_asgi_consumer(
             config.object_description(shown),
             tuple(origins or ()),
             max_connections,
+            max_message,
+            rate,
+            max_connections_per_user,
             methods=getattr(single, "methods", None) if is_function else None,
         )
     except (re.error, ValueError, OverflowError) as error:
@@ -137,6 +168,9 @@ def add_asgi_consumer(
         factory=factory,
         origins=consumer.origins,
         max_connections=max_connections,
+        max_message=max_message,
+        max_rate=max_rate,
+        max_connections_per_user=max_connections_per_user,
         predicates=predicates,
     )
     guard = Guard(config, consumer, introspectable, name, permission, factory, predicates)

@@ -58,7 +58,18 @@ NOT_PREDICATES = frozenset(
 ROUTE_OPTIONS = frozenset(("pregenerator", "use_global_views"))
 
 # Arguments of add_asgi_consumer that are neither.
-OWN_ARGUMENTS = frozenset(("factory", "max_connections", "name", "origins", "permission"))
+OWN_ARGUMENTS = frozenset(
+    (
+        "factory",
+        "max_connections",
+        "max_connections_per_user",
+        "max_message",
+        "max_rate",
+        "name",
+        "origins",
+        "permission",
+    )
+)
 
 
 @dataclass
@@ -85,6 +96,12 @@ class Guard:
         given = (self.name, self.permission, self.factory, _default_permission(self.config))
         is_guarded = bool(self.predicates) or any(each is not None for each in given)
         self.introspectable["guarded"] = is_guarded
+        per_user = self.consumer.max_connections_per_user
+        if per_user is not None and not is_guarded:
+            raise ConfigurationError(
+                f"{self.consumer}: max_connections_per_user={per_user!r} is for a guarded consumer,"
+                " which knows its user: give it a permission, or max_connections instead"
+            )
         consumer = self._with_route_and_view() if is_guarded else self.consumer
         self.config.registry.getUtility(IConsumerMapper).add(consumer, made_of=self.consumer)
 

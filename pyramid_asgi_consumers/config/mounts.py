@@ -20,7 +20,8 @@ def add_asgi_app(config, prefix, app, *, lifespan=True):
     or ASGI 2 application, or its dotted name. Where ``lifespan`` is true it is started and stopped
     with the server.
 
-    The origin check and ``asgi.max_connections`` apply. Raises ConfigurationError that names the
+    The origin check applies, and so do ``asgi.max_connections`` and, to websockets,
+    ``asgi.max_message`` and ``asgi.max_rate``. Raises ConfigurationError that names the
     argument and its value.
     """
     if not isinstance(prefix, str) or any(character in prefix for character in "{}*:"):

@@ -9,6 +9,8 @@ from typing import Any
 from pyramid.exceptions import ConfigurationError
 from pyramid.settings import asbool
 
+from pyramid_asgi_consumers.connection.limits import EXPECTED_RATE, read_rate
+
 PREFIX = "asgi."
 
 # What sockets, locks and Redis take for certain, and more than is ever meant.
@@ -67,6 +69,9 @@ SETTINGS: dict[str, Setting] = {
     "asgi.leave_timeout": _seconds(5.0),
     "asgi.max_body_size": _whole_number(2**30),
     "asgi.max_connections": _whole_number(None),
+    "asgi.max_connections_per_user": _whole_number(None),
+    "asgi.max_message": _whole_number(None),
+    "asgi.max_rate": Setting(None, read_rate, EXPECTED_RATE),
     "asgi.multiprocess": Setting(False, asbool, "true or false"),
     "asgi.origins": Setting((), _words, "a list of origins"),
     "asgi.root_path": Setting(None, lambda value: value or None, "a path"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.http import serve_http
+from pyramid_asgi_consumers.connection.limits import Limits, MessageLimits, UserPlaces, Warned
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.connection.websocket import serve_websocket
 from pyramid_asgi_consumers.exceptions import (
@@ -56,18 +57,31 @@ class Endpoint:
     """Serves the connections of one consumer.
 
     ``rule`` is the origin rule of the application, ``process`` its limit for all consumers,
-    ``handshakes`` makes the handshakes of guarded ones. Who serves a connection may know the event
+    ``handshakes`` makes the handshakes of guarded ones; ``limits`` are those of a client or user
+    where the consumer states none. Who serves a connection may know the event
     ``loop`` that runs; None asks for it.
     """
 
     def __init__(
-        self, consumer: Consumer, rule: OriginRule, process: Limit, handshakes: Handshakes
+        self,
+        consumer: Consumer,
+        rule: OriginRule,
+        process: Limit,
+        handshakes: Handshakes,
+        limits: Limits | None = None,
     ) -> None:
         self.consumer = consumer
         self.rule = rule.extended(consumer.origins)
         self.handshakes = handshakes
         self.limit = Limit(consumer.max_connections, within=process)
         self._known: Shared | None = None
+        limits = (limits or Limits()).of(consumer)
+        self._warned = Warned(consumer)
+        self._places = UserPlaces(limits.max_connections_per_user)
+        # None costs nothing for a message.
+        self._messages: MessageLimits | None = None
+        if limits.max_message is not None or limits.max_rate is not None:
+            self._messages = MessageLimits(limits, self._warned)
 
     async def websocket(
         self,
@@ -87,13 +101,21 @@ class Endpoint:
         if self.consumer.route_name is None:
             with self.limit:
                 shared = self._shared(loop)
-                return await serve_websocket(self.consumer, scope, receive, send, [], shared)
+                return await serve_websocket(
+                    self.consumer, scope, receive, send, [], shared, self._messages
+                )
         async with EarlyEvents(receive) as early:
             with self.limit:
                 headers = await self._admitted(scope, send, early)
-                if headers is not None:
+                if headers is None:
+                    return
+                with self._places.taken(scope["pyramid.userid"]) as has_place:
+                    if not has_place:
+                        return await self._refuse_user(scope, send)
                     receive, shared = early.receive, self._shared(loop)
-                    await serve_websocket(self.consumer, scope, receive, send, headers, shared)
+                    await serve_websocket(
+                        self.consumer, scope, receive, send, headers, shared, self._messages
+                    )
 
     async def http(
         self,
@@ -113,9 +135,17 @@ class Endpoint:
         async with EarlyEvents(receive) as early:
             with self.limit:
                 headers = await self._admitted(scope, send, early)
-                if headers is not None:
+                if headers is None:
+                    return
+                with self._places.taken(scope["pyramid.userid"]) as has_place:
+                    if not has_place:
+                        return await self._refuse_user(scope, send)
                     receive, shared = early.receive, self._shared(loop)
                     await serve_http(self.consumer, scope, receive, send, headers, shared)
+
+    async def _refuse_user(self, scope: dict[str, Any], send: Any) -> None:
+        self._warned.warn(scope, "503 for %s: max_connections_per_user are open for %s")
+        await refuse(scope, send, 503)
 
     async def _admitted(
         self,

@@ -18,6 +18,7 @@ from pyramid_asgi_consumers.connection.errors import (
     says_that_the_client_left,
 )
 from pyramid_asgi_consumers.connection.leaving import SenderWatcher
+from pyramid_asgi_consumers.connection.limits import MessageLimits
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.contexts import context_of
 from pyramid_asgi_consumers.exceptions import (
@@ -41,10 +42,12 @@ async def serve_websocket(
     send: Any,
     headers: Headers,
     shared: Shared,
+    limits: MessageLimits | None = None,
 ) -> None:
     """Serve a websocket that was admitted, to its close.
 
-    ``headers`` are added to those with which the consumer accepts it.
+    ``headers`` are added to those with which the consumer accepts it; ``limits`` are those of what
+    its client sends.
     """
     # A function that watches itself has a task of its own.
     watches = getattr(consumer.app, "watches", False)
@@ -53,6 +56,21 @@ async def serve_websocket(
     server = quirks.served_by(scope, send)
     server_send = send
     receive, send = server.websocket(receive, send)
+    closing: asyncio.Task[None] | None = None
+
+    def close(code: int) -> None:
+        nonlocal state, send, closing
+        if over or state != "open":
+            return
+        # The consumer hears of it, as of a client that leaves, whether or not the client reads.
+        state = "closed"
+        closing = turns.loop.create_task(_closed(consumer, send, code))
+        send = gone
+        if watcher is not None:
+            watcher.told(str(consumer), scope, turns.loop)
+
+    if limits is not None:
+        receive = limits.receive(scope, receive, close)
     denies = "websocket.http.response" in (scope.get("extensions") or {})
     held: dict[str, Any] | None = None
     sending: Any = None
@@ -174,6 +192,10 @@ async def serve_websocket(
         else:
             context_of(error).run(partial(log.error, "%s failed", consumer, exc_info=error))
             denial, code = (500, None, b""), 1011
+    finally:
+        over = True
+        if closing is not None:
+            await closing
     if state == "connecting":
         await refuse(scope, send, *denial, server=server)
     elif state == "denying":
@@ -181,8 +203,12 @@ async def serve_websocket(
             with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
                 await send({"type": "websocket.http.response.body", "body": b""})
     elif state == "open":
-        try:
-            await send({"type": "websocket.close", "code": code, "reason": ""})
-        except quirks.CLIENT_WAS_FASTER as error:
-            # Servers say in different ways that the client was faster.
-            log.debug("The client of %s had left: %s", consumer, Shown(error))
+        await _closed(consumer, send, code)
+
+
+async def _closed(consumer: Consumer, send: Any, code: int) -> None:
+    try:
+        await send({"type": "websocket.close", "code": code, "reason": ""})
+    except quirks.CLIENT_WAS_FASTER as error:
+        # Servers say in different ways that the client was faster.
+        log.debug("The client of %s had left: %s", consumer, Shown(error))
