@@ -1,11 +1,13 @@
 """What one client may send, and how many connections one user has, on every ASGI server."""
 
 import contextlib
+import re
+import struct
 
 import pytest
 
 from tests.support import clients
-from tests.support.servers import TRACEBACK, wait_until
+from tests.support.servers import PROJECT, TRACEBACK, wait_until
 
 pytestmark = pytest.mark.streams
 
@@ -85,3 +87,44 @@ def test_a_user_has_two_connections_and_another_two_more(server):
         "a place that is free again",
         server,
     )
+
+
+def table_of_servers():
+    """What ``docs/deployment.rst`` says that servers take: their rows by the servers' names."""
+    text = (PROJECT / "docs" / "deployment.rst").read_text()
+    table = text.partition("What servers limit themselves")[2]
+    rows = re.findall(r"^([A-Z]\w+) .* (\d+) MiB +(1009|no code|breaks off)", table, re.MULTILINE)
+    return {name.lower(): (int(size) * 2**20, closing) for name, size, closing in rows}
+
+
+def answer_to_message_of(server, size, sent):
+    """The first bytes of the answer to a message of which ``sent`` of ``size`` bytes come."""
+    with clients.raw(server) as connection:
+        lines = ("GET /roomy HTTP/1.1", f"Host: {clients.HOST}", *clients.UPGRADE, "", "")
+        connection.sendall("\r\n".join(lines).encode())
+        clients.read_until(connection, b"\r\n\r\n")
+        # RFC 6455 section 5.2: a final binary frame, masked with zeros.
+        connection.sendall(b"\x82\xff" + struct.pack(">Q", size) + bytes(4))
+        try:
+            connection.sendall(bytes(sent))
+            return connection.recv(64)
+        except ConnectionError:
+            return b""
+
+
+def test_a_message_that_the_server_itself_does_not_take_ends_as_documented(server):
+    size, closing = table_of_servers()[server.name.partition("-")[0]]
+    if server.name == "daphne":
+        # As it was started.
+        size *= 2
+    assert answer_to_message_of(server, size, size) == b"\x81\x03got"
+    # These count what has come; the others look at the frame's head, and would reset what follows.
+    sent = size + 1 if server.name in ("hypercorn", "uvicorn-wsproto") else 0
+    answer = answer_to_message_of(server, size + 1, sent)
+    if closing == "breaks off":
+        assert answer == b""
+    elif closing == "no code":
+        assert answer == b"\x88\x00"
+    else:
+        assert answer[:1] == b"\x88"
+        assert int.from_bytes(answer[2:4], "big") == int(closing)
