@@ -31,7 +31,7 @@ PAYLOAD = b"x" * 32
 REQUEST = bytes([0x81, 0x80 | len(PAYLOAD), 0, 0, 0, 0]) + PAYLOAD
 ECHO = bytes([0x81, len(PAYLOAD)]) + PAYLOAD
 
-VARIANTS = ("bare", "consumer", "websocket", "starlette")
+VARIANTS = ("bare", "consumer", "websocket", "limited", "starlette")
 
 
 # What is measured.
@@ -67,6 +67,8 @@ def make_app():
         config.include("pyramid_asgi_consumers")
         config.add_asgi_consumer("/consumer", "websocket", echo)
         config.add_websocket("/websocket", websocket_echo)
+        limits = {"max_message": 2**16, "max_rate": "1000000000/s"}
+        config.add_websocket("/limited", websocket_echo, **limits)
         ours = config.make_asgi_app()
     starlette = Starlette(routes=[WebSocketRoute("/starlette", starlette_echo)])
 

@@ -9,6 +9,8 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.connection import limits
 from pyramid_asgi_consumers.connection.limits import Rate, UserPlaces, read_rate
+from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from pyramid_asgi_consumers.testing import TestApp
 from tests.support.asgi import CONNECT, http_scope, run, websocket_scope
 
 DISCONNECT = {"type": "websocket.disconnect", "code": 1000}
@@ -127,6 +129,17 @@ async def test_settings_are_for_consumers_that_state_none(config, kind):
     assert await closed_with(app, *[text("x")] * 3) == [1008]
     assert await closed_with(app, *[text("fiver")] * 3, path="/own") == [1000]
     assert await closed_with(app, *[text("x")] * 4, path="/own") == [1008]
+
+
+@KINDS
+def test_a_test_sees_the_close_of_a_limit(config, kind):
+    got = Got()
+    declare(config, kind, got, max_message=10)
+    with TestApp(config.make_asgi_app()).websocket("/ws") as websocket:
+        websocket.send("x" * 11)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            websocket.receive()
+    assert closed.value.code == 1009
 
 
 async def test_what_a_function_did_not_ask_for_counts_too(config):
