@@ -211,9 +211,13 @@ class Streaming:
         self._cancel()
 
     def _cancel(self) -> None:
-        self._is_cancelled = True
-        self._task.cancel()
+        # Who is cancelled a second time would not tidy up.
+        if not self._is_cancelled:
+            self._is_cancelled = True
+            self._task.cancel()
         if self._is_stopping:
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_later(stubborn.PATIENCE, self._set_over)
 
 

@@ -631,6 +631,27 @@ async def test_one_that_does_not_end_holds_the_server_up_for_a_bounded_time(
     assert source.task.done()
 
 
+async def test_one_whose_client_leaves_as_the_server_stops_is_cancelled_once(ends, monkeypatch):
+    monkeypatch.setattr(streaming, "GRACE", 0.02)
+    waits, tidied = asyncio.Event(), asyncio.Event()
+
+    async def source():
+        try:
+            yield b"one"
+            waits.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            tidied.set()
+
+    exchange = opened(source(), stopping=ends)
+    await asyncio.wait_for(waits.wait(), 20)
+    ends.begin()
+    exchange.left.set()
+    await asyncio.wait_for(exchange.task, 20)
+    assert tidied.is_set()
+
+
 async def test_a_request_that_is_cancelled_does_not_wait_for_it_for_ever(monkeypatch, caplog):
     monkeypatch.setattr("pyramid_asgi_consumers.quirks.patience", lambda: 0.1)
     source = Swallowing()
