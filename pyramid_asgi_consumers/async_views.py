@@ -1,7 +1,9 @@
 """Awaits what an async view returned, for the worker thread that called the view."""
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any
 
 from pyramid.threadlocal import manager as threadlocals
@@ -13,6 +15,11 @@ from pyramid_asgi_consumers.turns import until_left
 
 #: Where a request's environ has the arguments of :func:`run_on_loop` that are the server's.
 LOOP_ARGUMENTS = "pyramid_asgi_consumers.loop_arguments"
+
+#: What a thread does until the future is done, where it has more to do than to wait, as a test has.
+until_done: "contextvars.ContextVar[Callable[[Future[Any]], object] | None]" = (
+    contextvars.ContextVar("until_done", default=None)
+)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -37,6 +44,9 @@ def run_on_loop(
     except RuntimeError:
         coroutine.close()
         raise
+    wait = until_done.get()
+    if wait is not None:
+        wait(future)
     return unwrapped(future.result)
 
 

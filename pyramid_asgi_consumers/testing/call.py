@@ -11,6 +11,7 @@ import contextvars
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from pyramid_asgi_consumers.async_views import until_done
 from pyramid_asgi_consumers.handshake.handshakes import current_handshakes
 from pyramid_asgi_consumers.raised import caught, original
 from pyramid_asgi_consumers.testing import timeouts
@@ -58,6 +59,7 @@ class Call:
         def create() -> None:
             current_call.set(self)
             current_handshakes.set(self.app.handshakes)
+            until_done.set(self.thread.wait_for)
             self.task = self.thread.loop.create_task(coroutine)
             self.task.add_done_callback(lambda task: self.thread.tell(self._set_done))
 

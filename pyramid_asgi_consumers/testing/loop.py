@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from pyramid_asgi_consumers.testing import timeouts
@@ -41,8 +42,8 @@ _OWN = _Own()
 class LoopThread:
     """Runs an event loop in a thread, from its making until :meth:`close`.
 
-    :meth:`jobs`, :meth:`wait`, :meth:`let_run` and :meth:`close` are for the threads of tests, of
-    which there may be several at once; :meth:`leave` and :meth:`tell` are for all.
+    :meth:`leave` and :meth:`tell` are for all threads, the others for those of tests, of which
+    there may be several at once.
     """
 
     def __init__(self) -> None:
@@ -99,6 +100,11 @@ class LoopThread:
             job()
             if deadline is not None:
                 deadline += time.monotonic() - began
+
+    def wait_for(self, future: "Future[Any]") -> None:
+        """Do the calling thread's jobs until ``future`` is done."""
+        future.add_done_callback(lambda future: self.tell(bool))
+        self.wait(future.done)
 
     def let_run(self) -> None:
         """Wait until the loop has done what it was about to do."""

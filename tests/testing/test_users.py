@@ -112,6 +112,33 @@ def test_a_websocket_and_a_page_of_one_wait_for_the_work_of_the_other(shared):
         assert of_ann.receive() == of_ann.receive() == threading.current_thread().name
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_async_view_may_wait_for_the_work_of_another(shared):
+    began, done = Future(), Future()
+
+    async def view(request):
+        began.set_result(None)
+        return Response(await asyncio.wrap_future(done))
+
+    async def consumer(websocket):
+        await websocket.accept()
+        await asyncio.wrap_future(began)
+        await websocket.run_in_request(lambda request: done.set_result("done"))
+
+    def application():
+        with Configurator() as config:
+            config.include("pyramid_asgi_consumers")
+            config.add_websocket("/work", consumer, **OPEN)
+            config.add_route("wait", "/wait")
+            config.add_view(view, route_name="wait")
+            return config.make_asgi_app()
+
+    first = application()
+    ann, bob = TestApp(first), TestApp(first if shared else application())
+    with ann.websocket("/work"):
+        assert bob.get("/wait").text == "done"
+
+
 def test_the_time_of_the_other_s_work_does_not_count():
     def work(request, text):
         until = time.monotonic() + 1
