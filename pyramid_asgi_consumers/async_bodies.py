@@ -5,12 +5,16 @@ Under ASGI it is sent from the event loop, which ``wsgi.streaming`` does. Whoeve
 """
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.async_views import OwnLoop, run_on_loop
 from pyramid_asgi_consumers.raised import contained, outcome, unwrapped
+
+log = logging.getLogger(__name__)
 
 # What stands for the end of the chunks.
 _END = object()
@@ -64,7 +68,7 @@ class AsyncBody:
             while (chunk := iteration.next()) is not _END:
                 yield chunk
         finally:
-            iteration.close()
+            iteration.leave()
 
     def close(self) -> None:
         """Close it, wherever the iteration is; a second time does nothing.
@@ -97,12 +101,8 @@ class _Iteration:
     """
 
     def __init__(self, body: AsyncBody) -> None:
-        if asyncio._get_running_loop() is not None:
-            raise RuntimeError(
-                f"{body.source!r} is iterated over, or closed, on the thread of a running event"
-                " loop, which cannot wait for it: use async for, and await aclose(), there"
-            )
         self._body = body
+        self._check_thread()
         self._own = OwnLoop() if body.loop_arguments is None else None
         self._is_closed = False
         # What follows is the event loop's.
@@ -110,24 +110,50 @@ class _Iteration:
         # What the thread waits for.
         self._chunk: asyncio.Future[Any]
         # What the task waits for: whether the thread wants another.
-        self._wanted: asyncio.Future[bool]
+        self._wanted: asyncio.Future[bool] | None = None
 
     # In the thread.
 
     def next(self) -> Any:
         """The next chunk, ``_END`` after the last; raises what the body does."""
+        self._check_thread()
         return self._run(self._step())
 
     def close(self) -> None:
         """Close the body, and raise what that raises."""
         if self._is_closed:
             return
+        self._check_thread()
         self._is_closed = True
         try:
             self._run(self._end(), may_leave=False)
         finally:
             if self._own is not None:
                 self._own.close()
+
+    def leave(self) -> None:
+        """Close the body where the iteration was left, which may be on any thread.
+
+        An iterator that was dropped half way ends where the last reference to it, or the garbage
+        collector, does: on an event loop, too, which would wait for itself.
+        """
+        if self._is_closed or asyncio._get_running_loop() is None:
+            self.close()
+        else:
+            threading.Thread(target=self._close_elsewhere, daemon=True).start()
+
+    def _close_elsewhere(self) -> None:
+        try:
+            self.close()
+        except Exception:
+            log.exception("Failed to close a body that was left: %r", self._body.source)
+
+    def _check_thread(self) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                f"{self._body.source!r} is iterated over, or closed, on the thread of a running"
+                " event loop, which cannot wait for it: use async for, and await aclose(), there"
+            )
 
     def _run(self, coroutine: Coroutine[Any, Any, Any], may_leave: bool = True) -> Any:
         if self._own is not None:
@@ -151,7 +177,8 @@ class _Iteration:
                 awaited.add(task)
                 task.add_done_callback(awaited.discard)
         else:
-            self._wanted.set_result(True)
+            # It has given a chunk.
+            self._wanted.set_result(True)  # type: ignore[union-attr]
         try:
             await asyncio.wait({chunk})
         except asyncio.CancelledError:
@@ -170,9 +197,9 @@ class _Iteration:
         chunks: Any = aiter(self._body)
         try:
             async for chunk in chunks:
-                self._wanted = asyncio.get_running_loop().create_future()
+                wanted = self._wanted = asyncio.get_running_loop().create_future()
                 self._chunk.set_result(chunk)
-                if not await self._wanted:
+                if not await wanted:
                     return
         finally:
             await chunks.aclose()
@@ -181,7 +208,8 @@ class _Iteration:
         task = self._task
         if task is None:
             return await self._body.aclose()
-        if task.done():
+        if task.done() or self._wanted is None or self._wanted.done():
+            # One that goes on was cancelled, and left alone.
             return
         self._wanted.set_result(False)
         await asyncio.wait({task}, timeout=stubborn.PATIENCE)

@@ -820,3 +820,61 @@ async def test_a_client_that_leaves_while_a_thread_waits_closes_it(config, aroun
     left.set()
     await asyncio.wait_for(task, 20)
     await wait_until(lambda: ended == ["CancelledError"])
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_one_that_goes_on_when_its_client_leaves_is_left_alone_once(
+    config, monkeypatch, caplog, is_first
+):
+    monkeypatch.setattr("pyramid_asgi_consumers.stubborn.PATIENCE", 0.1)
+    waits = asyncio.Event()
+    over = asyncio.Event()
+    tasks = []
+
+    async def chunks():
+        tasks.append(asyncio.current_task())
+        if not is_first:
+            yield b"1"
+        waits.set()
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    config.add_route("goes_on", "/goes_on")
+    config.add_view(lambda request: Response(app_iter=chunks()), route_name="goes_on")
+    around_reading(config)
+    left = asyncio.Event()
+    task = asyncio.create_task(
+        run(config.make_asgi_app(), http_scope("/goes_on"), disconnected=left)
+    )
+    await asyncio.wait_for(waits.wait(), 20)
+    left.set()
+    await asyncio.wait_for(task, 20)
+    over.set()
+    await asyncio.wait(tasks)
+    assert caplog.text.count("Left alone") == 1
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("late", [None, ValueError("late")])
+async def test_left_on_an_event_loop_it_is_closed_without_waiting_there(make, caplog, late):
+    ended = Ended(late=late)
+    body = make(ended.chunks())
+    chunks = iter(body)
+    assert await asyncio.to_thread(next, chunks) == b"1"
+    with pytest.raises(RuntimeError, match="on the thread of a running event loop"):
+        body.close()
+    # So does the garbage collector.
+    chunks.close()
+    await wait_until(lambda: ended.ended == ["GeneratorExit", "over"])
+    if late is not None:
+        await wait_until(lambda: "ValueError: late" in caplog.text)
+
+
+async def test_a_next_chunk_is_not_waited_for_on_an_event_loop(make):
+    ended = Ended()
+    chunks = iter(make(ended.chunks()))
+    await asyncio.to_thread(next, chunks)
+    with pytest.raises(RuntimeError, match="on the thread of a running event loop"):
+        next(chunks)
+    await wait_until(lambda: ended.ended == ["GeneratorExit", "over"])

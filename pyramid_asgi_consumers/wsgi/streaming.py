@@ -151,9 +151,10 @@ class Streaming:
         turns, due = Turns(), 0.0
         chunks: Any = None
         try:
-            chunks = aiter(source)
             while True:
                 try:
+                    if chunks is None:
+                        chunks = aiter(source)
                     chunk = await chunks.__anext__()
                     if convert is not None:
                         chunk = convert(chunk)

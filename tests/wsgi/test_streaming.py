@@ -307,6 +307,16 @@ async def test_an_aiter_that_raises_is_a_500(caplog):
     assert "KeyError: 'aiter'" in caplog.text
 
 
+async def test_an_aiter_that_raises_an_os_error_does_not_say_that_the_client_left(caplog):
+    class Wrong:
+        def __aiter__(self):
+            raise FileNotFoundError("aiter")
+
+    sent = await run(bridge(Wrong()), http_scope())
+    assert sent[0]["status"] == 500
+    assert "FileNotFoundError: aiter" in caplog.text
+
+
 async def test_start_response_was_to_be_called(caplog):
     source = Source(b"one")
     sent = await run(WSGIBridge(lambda environ, start_response: source), http_scope())
