@@ -13,6 +13,7 @@ from typing import Any
 from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.async_views import OwnLoop, run_on_loop
 from pyramid_asgi_consumers.raised import contained, outcome, unwrapped
+from pyramid_asgi_consumers.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class _Iteration:
         try:
             self.close()
         except Exception:
-            log.exception("Failed to close a body that was left: %r", self._body.source)
+            log.exception("Failed to close a body that was left: %s", Shown(self._body.source))
 
     def _check_thread(self) -> None:
         if asyncio._get_running_loop() is not None:

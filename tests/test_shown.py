@@ -64,6 +64,8 @@ OWN = {
     "connection/endpoint.py": {"self.consumer", "reason"},
     "connection/errors.py": {"consumer"},
     "connection/http.py": {"consumer"},
+    # Words and values are the package's own; _client() shows what is the client's.
+    "connection/limits.py": {"line", "self._consumer", "LOG_INTERVAL"},
     "connection/leaving.py": {"name"},
     "connection/websocket.py": {"consumer"},
     "handshake/exchange.py": {"', the '.join(declared)"},

@@ -92,8 +92,11 @@ class Warned:
         if now - self._since >= LOG_INTERVAL:
             self._since, self._count = now, 0
         self._count += 1
-        level = logging.WARNING if self._count <= MOST_WARNINGS else logging.DEBUG
-        log.log(level, words, self._consumer, *values, _client(scope))
+        line = words % (self._consumer, *values, _client(scope))
+        if self._count <= MOST_WARNINGS:
+            log.warning("%s", line)
+        else:
+            log.debug("%s", line)
         if self._count == MOST_WARNINGS:
             log.warning(
                 "%s: more lines like the last are debug ones, for %d s",
