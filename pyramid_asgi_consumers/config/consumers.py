@@ -322,6 +322,11 @@ class event_stream_config(websocket_config):
     ``path`` is no str, as where the parentheses were forgotten.
     """
 
+    def __init__(
+        self, path: str, _depth: int = 0, _category: str = "pyramid", **settings: Any
+    ) -> None:
+        super().__init__(path, _depth, _category, **settings)
+
     def declare(self, config: Configurator, ob: Any, **arguments: Any) -> None:
         config.add_event_stream(self.path, ob, **arguments)
 

@@ -29,7 +29,7 @@ MOST_CHANNELS = (MOST_CHARACTERS - _DIGEST - _CHECKSUM) // _LONGEST
 # Stands for a channel of which nobody knows where it stands.
 _UNKNOWN = "~"
 
-_ID = re.compile(r"((?:(?:[0-9]{1,16}-[0-9]{1,16}|~)\.)+)[-_0-9A-Za-z]{8}[0-9a-f]{8}")
+_ID = re.compile(r"((?:(?:[0-9]{1,16}-[0-9]{1,16}|~)\.)+)([-_0-9A-Za-z]{8})([0-9a-f]{8})")
 
 
 def digest_of(names: Iterable[str]) -> str:
@@ -55,22 +55,27 @@ class Ids:
         return self._checked("".join([f"{_short(positions.get(name))}." for name in self.names]))
 
     def _checked(self, stands: str) -> str:
-        return f"{stands}{self.digest}{zlib.crc32(stands.encode()):08x}"
+        return f"{stands}{self.digest}{_checksum(stands)}"
 
     def read(self, id: str | None) -> dict[str, str | None] | None:
         """Where the channels stood at the event with this ``id``, None where nobody knows.
 
-        None for an id that is not of these channels: clients may send anything.
+        That is so of all of them for the id of a relay of other channels. None for what is no such
+        id at all: clients may send anything.
         """
         if id is None or len(id) > MOST_CHARACTERS:
             return None
         found = _ID.fullmatch(id)
-        if found is None or self._checked(found[1]) != id:
+        if found is None or found[3] != _checksum(found[1]):
             return None
         positions = found[1].split(".")[:-1]
-        if len(positions) != len(self.names):
-            return None
+        if found[2] != self.digest or len(positions) != len(self.names):
+            return dict.fromkeys(self.names)
         return {name: _long(position) for name, position in zip(self.names, positions, strict=True)}
+
+
+def _checksum(stands: str) -> str:
+    return f"{zlib.crc32(stands.encode()):08x}"
 
 
 def _short(event_id: str | None) -> str:

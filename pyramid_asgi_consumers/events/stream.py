@@ -206,12 +206,19 @@ class EventStream(Connected):
         more channels than an id can carry, and when it is entered RuntimeError within another relay
         of this stream, since an event has one id.
         """
+        if "on_gap" in subscribe_options:
+            raise TypeError(
+                "relay: on_gap is for websockets; in an event stream a gap is an event named gap"
+            )
         subscription = self.channels.subscribe(*names, **subscribe_options)
         ids = Ids(subscription.channels)
         seen = ids.read(self.last_event_id) or {}
         if ids.names in self._left_at:
             left_at = self._left_at[ids.names]
             seen = {name: left_at.get(name) for name in ids.names}
+        elif not any(seen.values()) and (self._left_at or subscribe_options.get("since")):
+            # The id is that of another relay of this stream; or the page knows where to begin.
+            seen = {}
         if seen:
             subscribe_options["since"] = {name: id for name, id in seen.items() if id is not None}
             subscription = self.channels.subscribe(*names, **subscribe_options)
@@ -229,7 +236,7 @@ class EventStream(Connected):
             await self._write(encode_id(ids.make(positions)))
             for name, id in seen.items():
                 if id is None:
-                    # Nobody knew where it stood when the client saw its last event.
+                    # Nobody knows where it stood when the client saw its last event.
                     unknown = encode_event(missed_of(name, None), GAP, ids.make(positions))
                     await self._write(unknown)
 

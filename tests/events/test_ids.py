@@ -37,7 +37,8 @@ def test_an_id_is_of_these_channels_in_this_order():
     made = Ids(("a", "b")).make({"a": position, "b": position})
     assert Ids(("a", "b")).read(made) == {"a": position, "b": position}
     for other in (("b", "a"), ("a",), ("a", "b", "c"), ("a,b",), ("ab", "")):
-        assert Ids(other).read(made) is None
+        # Nobody knows where these stood then.
+        assert Ids(other).read(made) == dict.fromkeys(other)
 
 
 def test_an_id_that_was_cut_or_made_up_says_nothing():
@@ -51,8 +52,6 @@ def test_an_id_that_was_cut_or_made_up_says_nothing():
         made + "\n",
         made.replace("25", "26"),
         made + made,
-        ids._checked("1-1."),
-        ids._checked("1-1.1-1.1-1."),
         ids._checked("1-1.1-."),
         ids._checked("1-1.1-12345678901234567."),
         ids._checked("1-1.1-٣."),
@@ -61,6 +60,8 @@ def test_an_id_that_was_cut_or_made_up_says_nothing():
         "5" * 5000,
     ):
         assert ids.read(text) is None, text
+    for number in (1, 3):
+        assert ids.read(ids._checked("1-1." * number)) == {"a": None, "b": None}
 
 
 def test_names_that_look_alike_when_joined_differ():

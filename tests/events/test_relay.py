@@ -132,6 +132,19 @@ async def test_an_id_that_was_cut_begins_now(relaying):
         assert (await reader.next()).data == '"now"'
 
 
+async def test_a_client_that_saw_other_channels_hears_of_a_gap(relaying):
+    one, both = relaying("a"), relaying("a", "b")
+    async with Reader(one) as reader:
+        await begun(reader)
+    async with Reader(both, last_event_id=reader.last_event_id) as reader:
+        gaps = [await reader.next() for _ in range(2)]
+        assert [(gap.event, json.loads(gap.data)) for gap in gaps] == [
+            ("gap", {"channel": name, "missed": None}) for name in "ab"
+        ]
+        await channels(both).publish("b", "now")
+        assert json.loads((await reader.next()).data)["data"] == "now"
+
+
 async def test_a_page_says_where_to_begin_until_it_has_seen_an_event(settings):
     async def func(stream):
         async with stream.relay("a", since=positions[0]):
@@ -146,9 +159,10 @@ async def test_a_page_says_where_to_begin_until_it_has_seen_an_event(settings):
     await channels(app).publish("a", 2)
     async with Reader(app, last_event_id=last) as reader:
         assert (await reader.next()).data == "2"
-    # What is foreign says nothing.
-    async with Reader(app, last_event_id="foreign") as reader:
-        assert [(await reader.next()).data for _ in range(2)] == ["1", "2"]
+    # What is foreign says nothing, nor does the id of a relay of other channels.
+    for last in ("foreign", Ids(("other",)).make({})):
+        async with Reader(app, last_event_id=last) as reader:
+            assert [(await reader.next()).data for _ in range(2)] == ["1", "2"]
     await channels(app).backend.aclose()
 
 
@@ -361,6 +375,8 @@ async def test_wrong_names_are_errors_at_once(settings):
             stream.relay(7)
         with pytest.raises(ValueError, match="expected the name of a channel at least"):
             stream.relay()
+        with pytest.raises(TypeError, match="relay: on_gap is for websockets; in an event stream"):
+            stream.relay("a", on_gap=print)
 
     async with Reader(application(func, settings=settings)) as reader:
         await reader.end()
