@@ -58,7 +58,7 @@ NUMBERS = set("dfg")
 # What comes from the project or this package, and never from a client.
 OWN = {
     "channels/committed.py": {"failure"},
-    "events/function.py": {"self.declared", "leave_timeout"},
+    "events/function.py": {"self.declared", "leave_timeout", "type(result).__name__"},
     "config/application.py": {"permission", "declared.title"},
     # The reason is that of OriginRule.objection(): one printable line.
     "connection/endpoint.py": {"self.consumer", "reason"},

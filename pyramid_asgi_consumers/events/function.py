@@ -163,7 +163,13 @@ class EventStreamFunction:
         return not (stream._closed.done() or was_interrupted)
 
     async def _called(self, stream: EventStream) -> None:
-        await self.func(stream)
+        result = await self.func(stream)
+        if result is not None:
+            log.warning(
+                "%s returned a %s, which nobody gets: a stream sends, an HTTPException is raised",
+                self.declared,
+                type(result).__name__,
+            )
 
     async def _stop(self, stream: EventStream, task: "asyncio.Task[Any]", endings: Ends) -> None:
         """Cancel the function, and end its response so that the client comes again."""

@@ -65,6 +65,15 @@ async def test_a_function_that_sends_nothing_tells_the_client_not_to_come_again(
     assert body_of(sent) == b""
 
 
+async def test_what_a_function_returns_is_warned_of(caplog):
+    async def func(stream):
+        return HTTPForbidden()
+
+    sent = await run(application(func), http_scope("/events"))
+    assert sent[0]["status"] == 204
+    assert "returned a HTTPForbidden, which nobody gets: a stream sends" in caplog.text
+
+
 async def test_an_http_exception_before_the_first_event_is_the_answer():
     async def func(stream):
         raise HTTPForbidden("not for you")

@@ -100,6 +100,8 @@ def table_of_servers():
 def answer_to_message_of(server, size, sent):
     """The first bytes of the answer to a message of which ``sent`` of ``size`` bytes come."""
     with clients.raw(server) as connection:
+        # Gunicorn 27 unmasks each byte in Python.
+        connection.settimeout(6 * clients.DEADLINE)
         lines = ("GET /roomy HTTP/1.1", f"Host: {clients.HOST}", *clients.UPGRADE, "", "")
         connection.sendall("\r\n".join(lines).encode())
         clients.read_until(connection, b"\r\n\r\n")
