@@ -47,8 +47,9 @@ class Ids:
                 f"relay: at most {MOST_CHANNELS} channels fit into the id of an event, not"
                 f" {len(names)}"
             )
-        self.names = names
-        self.digest = digest_of(names)
+        #: In one order, whichever they were given in: that of a set differs in each process.
+        self.names = tuple(sorted(names))
+        self.digest = digest_of(self.names)
 
     def make(self, positions: Mapping[str, str | None]) -> str:
         """The id that says that the channels stand at ``positions``, a mapping of event ids."""

@@ -32,11 +32,13 @@ def test_what_is_foreign_says_nothing(text):
     assert Ids(("a",)).read(text) is None
 
 
-def test_an_id_is_of_these_channels_in_this_order():
+def test_an_id_is_of_these_channels_in_any_order():
     position = make_id((7, 1))
     made = Ids(("a", "b")).make({"a": position, "b": position})
-    assert Ids(("a", "b")).read(made) == {"a": position, "b": position}
-    for other in (("b", "a"), ("a",), ("a", "b", "c"), ("a,b",), ("ab", "")):
+    for names in (("a", "b"), ("b", "a")):
+        assert Ids(names).read(made) == {"a": position, "b": position}
+        assert Ids(names).make({"b": position, "a": position}) == made
+    for other in (("a",), ("a", "b", "c"), ("a,b",), ("ab", "")):
         # Nobody knows where these stood then.
         assert Ids(other).read(made) == dict.fromkeys(other)
 
