@@ -14,6 +14,7 @@ from typing import Any
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.testing import messages, timeouts
 from pyramid_asgi_consumers.testing.loop import LoopThread
+from pyramid_asgi_consumers.wsgi.threads import call_soon
 
 Message = dict[str, Any]
 
@@ -58,7 +59,8 @@ class Connection:
         """The first message that waits for the test."""
         message = self.sent.popleft()
         if self._most < math.inf:
-            self.thread.loop.call_soon_threadsafe(self._note_taken, len(message.get("body", b"")))
+            # What has come can be taken when the loop has ended, too.
+            call_soon(self.thread.loop, self._note_taken, len(message.get("body", b"")))
         return message
 
     def deliver(self, message: Message) -> None:

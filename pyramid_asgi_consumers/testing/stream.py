@@ -94,12 +94,17 @@ class TestStream:
     def close(self) -> None:
         """Leave the stream, unless it has ended, and wait for the application to end.
 
-        Events that have come before can still be received. Raises TimeoutError where the
-        application does not end within 5 seconds and ``asgi.leave_timeout``.
+        Events that have come before can still be received. Raises what the application raises as
+        its client leaves, and TimeoutError where it does not end within 5 seconds and
+        ``asgi.leave_timeout``.
         """
-        self._has_left = self._has_left or not self._call.done
+        was_open = not self._call.done
+        self._has_left = self._has_left or was_open
         self._connection.leave()
         self._call.wait_for_end("The stream", "its client has left")
+        error = self._cause()
+        if was_open and error is not None:
+            raise error
 
     def _open(self, testapp: webtest.TestApp, request: Any) -> None:
         call, sent = self._call, self._connection.sent

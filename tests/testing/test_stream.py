@@ -361,6 +361,32 @@ def test_a_consumer_that_does_nothing_is_cancelled_as_on_a_server(caplog):
     assert (ended, caplog.messages) == ([True], [])
 
 
+def test_what_is_raised_as_the_client_leaves_is_raised_in_the_test():
+    async def func(stream):
+        await stream.send("one")
+        try:
+            await stream.wait_closed()
+        finally:
+            raise LookupError("in finally")
+
+    with Configurator() as config:
+        config.include("pyramid_asgi_consumers")
+        config.add_event_stream("/events", func)
+        testapp = TestApp(config.make_asgi_app())
+    with pytest.raises(LookupError, match="in finally"), testapp.stream("/events") as stream:
+        assert stream.receive().data == "one"
+
+
+def test_what_has_come_can_be_received_behind_the_block():
+    chunk = b"id: 1\ndata: one\n\n"
+    with http_app(sending(chunk, b"data: two\n\n")).stream("/http") as stream:
+        stream.receive()
+    assert stream.receive().data == "two"
+    assert stream.last_event_id == "1"
+    with pytest.raises(StreamEnded):
+        stream.receive()
+
+
 def test_what_is_raised_as_the_client_leaves_is_the_cause():
     error = LookupError("at the end")
 
@@ -371,7 +397,8 @@ def test_what_is_raised_as_the_client_leaves_is_the_cause():
         raise error
 
     with http_app(consumer).stream("/http") as stream:
-        stream.close()
+        with pytest.raises(LookupError, match="at the end"):
+            stream.close()
         with pytest.raises(StreamEnded) as ended:
             stream.receive()
     assert ended.value.__cause__ is error
