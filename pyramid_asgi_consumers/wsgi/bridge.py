@@ -133,7 +133,14 @@ class WSGIBridge(WsgiToAsgi):
         except ServerStopping as error:
             if not response.sent:
                 return await refuse(scope, send, 503)
-            await fail(scope, send, True, error, response.context, server)
+            log.info(
+                "%s %s is broken off: %s",
+                Shown(scope["method"], quoted=False),
+                Shown(scope["path"]),
+                Shown(error),
+            )
+            # Servers break off what returns before its end, and say less of it than of an error.
+            server.break_off()
         except Exception as error:
             says_left = isinstance(error, OSError) or quirks.is_of_a_closed_transport(error)
             is_own = error is response.error and not isinstance(error, ClientDisconnected)
