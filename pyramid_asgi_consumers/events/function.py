@@ -12,7 +12,8 @@ from webob.acceptparse import create_accept_header
 from zope.interface import implementer
 
 from pyramid_asgi_consumers import quirks, stubborn
-from pyramid_asgi_consumers.events.stream import HEADERS, EventStream, Frames
+from pyramid_asgi_consumers.events.relay import Frames
+from pyramid_asgi_consumers.events.stream import HEADERS, EventStream
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, SubscriptionOverflow
 from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.interfaces import IEventStreams

@@ -7,12 +7,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.channels.envelopes import envelope_of, missed_of, payload_of
-from pyramid_asgi_consumers.channels.events import Event, Item
 from pyramid_asgi_consumers.channels.relay import Relay
-from pyramid_asgi_consumers.channels.subscriptions import Subscription
-from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode_id, encode_retry
-from pyramid_asgi_consumers.events.ids import Ids
+from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode_retry
+from pyramid_asgi_consumers.events.relay import Frames, Relays
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.handshake.connected import Connected
 
@@ -23,41 +20,7 @@ HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 
-GAP = "gap"
-
 Message = dict[str, Any]
-
-
-class Frames:
-    """Remembers what was made of the last event of channels: readers of the same get the same."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Item | None, bool, tuple[str, ...], dict[str, str | None], bytes]
-        self._last = (None, False, (), {}, b"")
-
-    def of(self, item: Item, envelope: bool, ids: Ids, positions: dict[str, str | None]) -> bytes:
-        """``item`` as the bytes of an event, in whose id the channels of ``ids`` stand there.
-
-        See :meth:`EventStream.relay`.
-        """
-        # An id takes longer to make than all else here.
-        last, last_envelope, names, stood, frame = self._last
-        if (
-            last is not item
-            or stood != positions
-            or names != ids.names
-            or last_envelope is not envelope
-        ):
-            frame = _frame(item, ids.make(positions), envelope)
-            # At once, since other threads may ask, too.
-            self._last = (item, envelope, ids.names, positions.copy(), frame)
-        return frame
-
-
-def _frame(item: Item, id: str, envelope: bool) -> bytes:
-    if not isinstance(item, Event):
-        return encode_event(missed_of(item.channel, item.missed), GAP, id)
-    return encode_event(envelope_of(item) if envelope else payload_of(item), None, id)
 
 
 class EventStream(Connected):
@@ -80,7 +43,6 @@ class EventStream(Connected):
     ) -> None:
         self.scope = scope
         self._send = send
-        self._frames = frames
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
         # Whether the response begins, and whether that has been sent.
@@ -94,9 +56,7 @@ class EventStream(Connected):
         # What the server has raised for a client that has left.
         self._refused: Exception | None = None
         self._has_ended = False
-        # Where the channels of the relay that runs stand, and those of relays that were left.
-        self._relayed: dict[str, str | None] | None = None
-        self._left_at: dict[tuple[str, ...], dict[str, str | None]] = {}
+        self._relays = Relays(frames)
         self._says_retry = False
         self._sending = 0
         self._last = monotonic()
@@ -141,7 +101,7 @@ class EventStream(Connected):
             self._says_retry = True
 
     async def _write(self, chunk: bytes) -> None:
-        if self._has_ended or self._closed.done():
+        if self._is_over:
             raise await self._not_open()
         self._sending += 1
         try:
@@ -206,86 +166,14 @@ class EventStream(Connected):
         more channels than an id can carry, and when it is entered RuntimeError within another relay
         of this stream, since an event has one id.
         """
-        if "on_gap" in subscribe_options:
-            raise TypeError(
-                "relay: on_gap is for websockets; in an event stream a gap is an event named gap"
-            )
-        subscription = self.channels.subscribe(*names, **subscribe_options)
-        ids = Ids(subscription.channels)
-        seen = ids.read(self.last_event_id) or {}
-        if ids.names in self._left_at:
-            left_at = self._left_at[ids.names]
-            seen = {name: left_at.get(name) for name in ids.names}
-        elif not any(seen.values()) and (self._left_at or subscribe_options.get("since")):
-            # The id is that of another relay of this stream; or the page knows where to begin.
-            seen = {}
-        if seen:
-            subscribe_options["since"] = {name: id for name, id in seen.items() if id is not None}
-            subscription = self.channels.subscribe(*names, **subscribe_options)
-        wraps = envelope or len(subscription.channels) > 1
-        positions: dict[str, str | None] = {}
-
-        async def begin(subscription: Subscription) -> None:
-            if self._relayed is not None:
-                raise RuntimeError(
-                    "relay: this stream has a relay already; one relay can have all channels:"
-                    " stream.relay(*names)"
-                )
-            self._relayed = positions
-            positions.update(subscription.positions)
-            await self._write(encode_id(ids.make(positions)))
-            for name, id in seen.items():
-                if id is None:
-                    # Nobody knows where it stood when the client saw its last event.
-                    unknown = encode_event(missed_of(name, None), GAP, ids.make(positions))
-                    await self._write(unknown)
-
-        def frame_of(item: Item) -> bytes:
-            if item.id is not None:
-                positions[item.channel] = item.id
-            return self._frames.of(item, wraps, ids, positions)
-
-        async def forward(item: Item) -> None:
-            before = positions.get(item.channel)
-            try:
-                await self._write(frame_of(item))
-            except BaseException:
-                # Nobody knows whether it was sent: a relay that goes on here sends it again.
-                positions[item.channel] = before
-                raise
-
-        send_at_once: Any = self.scope.get(quirks.AT_ONCE)
-
-        def at_once(item: Item) -> bool:
-            if self._has_ended or self._closed.done():
-                return False
-            before = positions.get(item.channel)
-            sent_at: float | None = None
-            try:
-                frame = frame_of(item)
-                sent_at = send_at_once(
-                    {"type": "http.response.body", "body": frame, "more_body": True}
-                )
-            except Exception:
-                # It is raised again where the relay is heard: who publishes has no part in it.
-                pass
-            if sent_at is None:
-                positions[item.channel] = before
-                return False
-            self._last = sent_at
-            return True
-
-        def end() -> None:
-            # It may have been refused within another one.
-            if self._relayed is positions:
-                self._relayed = None
-                self._left_at[ids.names] = positions
-
-        if send_at_once is None:
-            return Relay(subscription, begin, forward, end)
-        return Relay(subscription, begin, forward, end, at_once)
+        return self._relays.make(self, names, envelope, subscribe_options)
 
     # For who runs the function.
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._has_ended or self._closed.done()
 
     @property
     def _knows(self) -> bool:

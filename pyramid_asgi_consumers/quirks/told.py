@@ -1,7 +1,7 @@
 """The word that a server stops, where this package runs it and says so itself.
 
 That is so in ``testing/live_servers.py`` and for Hypercorn under ``pserve``. Elsewhere a server is
-watched: see :func:`pyramid_asgi_consumers.quirks.servers_of`.
+watched: see :func:`pyramid_asgi_consumers.quirks.stops_of`.
 """
 
 import contextvars
