@@ -50,6 +50,17 @@ async def end(tasks: Tasks, timeout: float | None) -> None:
         raise cancelled
 
 
+async def wait(task: "asyncio.Task[Any]", timeout: float) -> None:
+    """Wait for ``task``, at most ``timeout`` seconds, and then cancel it; raise what it raises."""
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+    finally:
+        if not task.done():
+            await end({task}, PATIENCE)
+    if not task.cancelled():
+        task.result()
+
+
 def leave_alone(tasks: Tasks, seconds: float | None) -> None:
     """Have nobody wait for ``tasks``, which go on ``seconds`` after they were cancelled.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyramid.httpexceptions import HTTPException
 
-from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.connection.errors import (
     ClientGone,
     Response,
@@ -25,6 +25,7 @@ from pyramid_asgi_consumers.exceptions import (
     InvalidMessage,
     SubscriptionOverflow,
 )
+from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
@@ -195,7 +196,9 @@ async def serve_websocket(
     finally:
         over = True
         if closing is not None:
-            await closing
+            # A client that reads nothing does not keep its place.
+            seconds = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
+            await stubborn.wait(closing, seconds)
     if state == "connecting":
         await refuse(scope, send, *denial, server=server)
     elif state == "denying":

@@ -244,6 +244,29 @@ async def test_a_server_that_cannot_close_any_more_is_no_error(config, caplog):
     assert "ERROR" not in caplog.text
 
 
+@KINDS
+async def test_a_client_that_takes_no_close_does_not_keep_its_place(config, kind):
+    config.add_settings({"asgi.leave_timeout": "0.05"})
+    declare(config, kind, Got(), max_message=1, max_connections=1)
+    app = config.make_asgi_app()
+    events = [CONNECT, text("too long")]
+    cancelled = []
+
+    async def receive():
+        return events.pop(0) if events else await asyncio.Event().wait()
+
+    async def send(message):
+        if message["type"] == "websocket.close":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.append(True)
+
+    await asyncio.wait_for(app(websocket_scope(), receive, send), 20)
+    assert cancelled == [True]
+    assert await closed_with(app, text("too long")) == [1009]
+
+
 async def test_many_clients_beyond_a_limit_are_not_as_many_warnings(config, caplog):
     got = Got()
     config.add_asgi_consumer("/ws", "websocket", got.consumer, max_message=1)
