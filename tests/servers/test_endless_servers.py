@@ -10,12 +10,14 @@ import logging
 import re
 import signal
 import socket
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
 import pytest
 
 from pyramid_asgi_consumers.testing import serving
+from tests.servers.test_servers import NOT_HELD_UP, check
 from tests.support import clients
 from tests.support.pserve import SERVERS, listening, pserve
 from tests.support.servers import DEADLINE, HOST, TRACEBACK, free_port, started, wait_until
@@ -208,22 +210,39 @@ def test_they_end_on_ctrl_c_and_hold_nothing_up(name, tmp_path):
 @pytest.mark.parametrize(
     "name, app, path",
     [
-        ("uvicorn", APP, "/flooding"),
         ("uvicorn with asyncio", APP, "/flood"),
         ("uvicorn", "tests.apps.endlessapp:mounted", "/flooding"),
         ("gunicorn with uvicorn", APP, "/flooding"),
     ],
 )
 def test_a_client_that_takes_nothing_does_not_hold_up_uvicorn(name, app, path, tmp_path):
-    with running(name, COMMANDS[name], tmp_path, app) as server, socket.socket() as client:
+    with running(name, COMMANDS[name], tmp_path, app) as server, reading_nothing(server, path):
+        server.process.send_signal(signal.SIGTERM)
+        server.ended()
+        assert TRACEBACK not in server.logged()
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "daphne", "hypercorn", "granian", "gunicorn"])
+def test_who_is_held_up_by_a_client_that_takes_nothing(name, tmp_path):
+    with running(name, COMMANDS[name], tmp_path) as server, reading_nothing(server, "/flooding"):
+        server.name = name
+        server.process.send_signal(signal.SIGTERM)
+        # Who is held up waits for a minute at least; the others end in one second.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(8)
+        check(server, NOT_HELD_UP, server.process.poll() is not None)
+        server.kill()
+
+
+@contextlib.contextmanager
+def reading_nothing(server, path):
+    """A client that asks for ``path``, and reads no more than its kernel does."""
+    with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((HOST, server.port))
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_until(lambda: f"{path} waits" in server.logged(), "a full connection", server)
-        server.process.send_signal(signal.SIGTERM)
-        server.ended()
-        log = server.logged()
-        assert TRACEBACK not in log
+        yield
 
 
 def ask_until_ended(server, streams):

@@ -32,6 +32,7 @@ RESTART = "Websockets are closed with 1012 when it stops"
 STOPPED = "Contexts are left although a websocket is open"
 LATE_ERRORS = "A late error is logged with its exception"
 LEFT_EARLY = "A websocket's client may leave a queue"
+NOT_HELD_UP = "A client that reads nothing holds up no stop"
 
 #: What servers cannot do. Each server is held to each line, so that one that learns it fails the
 #: test; README.rst has the same table.
@@ -48,6 +49,8 @@ CANNOT = {
     STOPPED: {"gunicorn"},
     ENDS: {"granian", "gunicorn"},
     "Exit status 0 after SIGTERM": UVICORN,
+    # See test_endless_servers.py.
+    NOT_HELD_UP: {"hypercorn", "granian", "gunicorn"},
 }
 
 LATE = "A late error breaks the response off"
