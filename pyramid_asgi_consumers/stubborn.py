@@ -51,14 +51,15 @@ async def end(tasks: Tasks, timeout: float | None) -> None:
 
 
 async def wait(task: "asyncio.Task[Any]", timeout: float) -> None:
-    """Wait for ``task``, at most ``timeout`` seconds, and then cancel it; raise what it raises."""
+    """Wait for ``task``, at most ``timeout`` seconds; then cancel it, and wait no longer.
+
+    Raises what it has raised until then.
+    """
     try:
         await asyncio.wait({task}, timeout=timeout)
     finally:
-        if not task.done():
-            await end({task}, PATIENCE)
-    if not task.cancelled():
-        task.result()
+        if not task.cancel() and not task.cancelled():
+            task.result()
 
 
 def leave_alone(tasks: Tasks, seconds: float | None) -> None:

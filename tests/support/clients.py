@@ -164,8 +164,7 @@ def websocket(server, path: str, *, origin: str | None = None, **options: Any) -
         compression=None,
         max_size=None,
         open_timeout=DEADLINE,
-        close_timeout=DEADLINE,
-        **options,
+        **{"close_timeout": DEADLINE, **options},
     )
 
 
