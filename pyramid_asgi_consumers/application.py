@@ -8,8 +8,10 @@ from typing import Any
 from zope.interface import implementer
 
 from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.channels import channels_of
 from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.connection.limits import Limits
+from pyramid_asgi_consumers.connection.users import Connections
 from pyramid_asgi_consumers.exceptions import BadRequest, LifespanError
 from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
@@ -72,6 +74,7 @@ class ASGIApplication:
         self.mapper = registry.getUtility(IConsumerMapper)
         self.rule = rule
         self.limit = Limit(max_connections)
+        self.connections = Connections(channels_of(registry))
         self.leave_timeout = leave_timeout
         self.limits = limits
         self._endpoints: dict[Consumer, Endpoint] = {}
@@ -188,6 +191,8 @@ class ASGIApplication:
             own = StatelessScope(own)
         endpoint = self._endpoints.get(consumer)
         if endpoint is None:
-            endpoint = Endpoint(consumer, self.rule, self.limit, self.handshakes, self.limits)
+            endpoint = Endpoint(
+                consumer, self.rule, self.limit, self.handshakes, self.connections, self.limits
+            )
             self._endpoints[consumer] = endpoint
         return endpoint, own

@@ -83,6 +83,9 @@ class IChannelsBackend(Interface):
     ``feeds.Feed`` sees to this for what is live, ``feeds.catch_up`` for what is stored. A
     subscriber that was live and gets number 1 of a new epoch has missed nothing.
 
+    **Out of touch.** A backend that may lose touch, and regain it, says so to its subscriptions:
+    ``lose_touch()``, and ``regain_touch()`` when they have had what they had missed, or its gap.
+
     **Event loops and threads.** One backend serves all threads, and any number of event loops at
     the same time. A subscription belongs to the loop on which ``attach`` was awaited: its
     ``replay``, ``put`` and ``end`` are called on that loop and nowhere else (from elsewhere through

@@ -34,7 +34,7 @@ def signals(monkeypatch):
 
 def endpoint(app, protocol):
     consumer = Consumer("/x", protocol, app, "app", ())
-    return Endpoint(consumer, OriginRule(), Limit(None), None)
+    return Endpoint(consumer, OriginRule(), Limit(None), None, None)
 
 
 async def cancelled():

@@ -17,6 +17,9 @@ from pyramid_asgi_consumers.shown import Shown
 
 MOST_CHARACTERS = 200
 
+#: The channel of the package itself: see ``disconnects``.
+RESERVED = "pyramid_asgi_consumers.disconnect"
+
 #: How many bytes of JSON may stay parsed in the events that wait or are stored, and what each event
 #: counts besides its own.
 MOST_PARSED = 4 * 1024 * 1024
@@ -187,6 +190,9 @@ def check_name(name: Any) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise ValueError(f"a channel's name must be valid Unicode, not {name!r}") from None
+    if name == RESERVED:
+        # Who may subscribe there would learn who is put out.
+        raise ValueError(f"the channel {name!r} is the package's own: await disconnect() instead")
     return name
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyramid_asgi_consumers.channels.committed import Committed
+from pyramid_asgi_consumers.channels.disconnects import Disconnects, Word, make_word
 from pyramid_asgi_consumers.channels.envelopes import Envelopes
 from pyramid_asgi_consumers.channels.events import check_name, encode
 from pyramid_asgi_consumers.channels.subscriptions import OVERFLOWS, Overflows, Subscription
@@ -30,6 +31,7 @@ class Channels:
         self.backend = backend
         self.overflows = Overflows()
         self.committed = Committed(backend)
+        self.disconnects = Disconnects(backend)
         self.envelopes = Envelopes()
 
     async def publish(self, name: str, data: Any) -> str:
@@ -117,6 +119,26 @@ class Channels:
         """
         return await self.backend.present(check_name(name))
 
+    async def disconnect(self, userid: Any, reason: str = "") -> None:
+        """Close the connections of a user to guarded consumers, in every process.
+
+        Websockets are closed with 4401 and ``reason``, of at most 123 bytes in UTF-8; event streams
+        end, and other http consumers are cancelled; a handshake under way is refused with 403.
+        ``userid`` is what the security policy calls the user: a str, int, float, UUID, bytes, or a
+        tuple or list of these; with ``memory://``, which is one process, anything that compares
+        equal.
+
+        Raises RuntimeError where ``userid`` is None, TypeError for one that other processes cannot
+        be told, ValueError for a reason that cannot be sent. Raises
+        :class:`.PublishRefused` or :class:`.PublishUnknown` where other processes have not heard of
+        it, or nobody knows; those of this process are closed all the same.
+        """
+        word = make_word(userid, reason)
+        messages = self.disconnects.messages(word)
+        self.disconnects.give(word)
+        for message in messages:
+            await self.publish_encoded(message)
+
 
 def _positions(
     channels: tuple[str, ...], since: str | Mapping[str, str] | None
@@ -162,7 +184,7 @@ class RequestChannels:
         """
         _refuse_on_loop("publish", "await request.channels.apublish(name, data)")
         message = (check_name(name), encode(data))
-        if not self._joins(message):
+        if not self._joins([message]):
             self._channels.committed.publish_now(message)
 
     def publish_now(self, name: str, data: Any) -> str:
@@ -182,8 +204,39 @@ class RequestChannels:
     async def apublish(self, name: str, data: Any) -> None:
         """Do what :meth:`publish` does, on an event loop: in an ``async def`` view."""
         message = (check_name(name), encode(data))
-        if not self._joins(message):
+        if not self._joins([message]):
             await self._channels.publish_encoded(message)
+
+    def disconnect(self, userid: Any = None, reason: str = "") -> None:
+        """Close the connections of a user to guarded consumers once the transaction commits.
+
+        None is the request's own ``authenticated_userid``: call it before ``forget``. As with
+        :meth:`publish`, an abort or a veto takes it back, and without a transaction it is done at
+        once. What is closed, and how, says :meth:`.Channels.disconnect`, and what is raised.
+
+        Raises RuntimeError where nobody is logged in, and on the thread of an event loop.
+        """
+        _refuse_on_loop("disconnect", "await request.channels.adisconnect(userid)")
+        channels, word, messages = self._disconnected(userid, reason)
+        if not self._joins(messages, word):
+            channels.disconnects.give(word)
+            for message in messages:
+                channels.committed.publish_now(message)
+
+    async def adisconnect(self, userid: Any = None, reason: str = "") -> None:
+        """Do what :meth:`disconnect` does, on an event loop: in an ``async def`` view."""
+        channels, word, messages = self._disconnected(userid, reason)
+        if not self._joins(messages, word):
+            await channels.disconnect(*word)
+
+    def _disconnected(
+        self, userid: Any, reason: str
+    ) -> tuple[Channels, Word, list[tuple[str, bytes]]]:
+        channels = self._channels
+        if userid is None:
+            userid = self._request.authenticated_userid
+        word = make_word(userid, reason)
+        return channels, word, channels.disconnects.messages(word)
 
     def position(self, name: str) -> str:
         """Return the id of the newest event of the channel ``name``, for ``since``; blocking.
@@ -213,7 +266,7 @@ class RequestChannels:
         """Do what :meth:`present` does, on an event loop: in an ``async def`` view."""
         return await self._channels.present(name)
 
-    def _joins(self, message: tuple[str, bytes]) -> bool:
+    def _joins(self, messages: list[tuple[str, bytes]], word: Word | None = None) -> bool:
         transaction = _transaction(self._request)
         if transaction is None:
             return False
@@ -225,10 +278,12 @@ class RequestChannels:
         except KeyError:
             joined = None
         if joined is None or joined[0] != failed:
-            joined = (failed, [])
+            joined = (failed, [], [])
             transaction.set_data(channels, joined)
             transaction.addAfterCommitHook(_after_commit, (transaction, channels, *joined))
-        joined[1].append(message)
+        joined[1].extend(messages)
+        if word is not None:
+            joined[2].append(word)
         return True
 
 
@@ -257,10 +312,15 @@ def _after_commit(
     channels: Channels,
     failed: bool,
     messages: list[tuple[str, bytes]],
+    words: list[Word],
 ) -> None:
     # Another hook may publish after this one: that takes a hook of its own.
     transaction.set_data(channels, None)
     if not success and not failed:
+        return
+    for word in words:
+        channels.disconnects.give(word)
+    if not messages:
         return
     if _runs_a_loop():
         channels.committed.publish_later(messages)

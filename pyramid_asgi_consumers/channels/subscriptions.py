@@ -238,6 +238,12 @@ class Subscription:
         self._left = left
         self._queue.append(item)
 
+    def lose_touch(self) -> None:
+        """What is published may be missed from now on: a gap follows, if it was."""
+
+    def regain_touch(self) -> None:
+        """What is published is not missed any more, and what was missed has been put."""
+
     def end(self) -> None:
         """Have nothing more come after what waits already."""
         self._ended = True

@@ -3,21 +3,23 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.connection.http import serve_http
 from pyramid_asgi_consumers.connection.limits import Limits, MessageLimits, UserPlaces, Warned
 from pyramid_asgi_consumers.connection.shared import Shared
+from pyramid_asgi_consumers.connection.users import Connection, Connections
 from pyramid_asgi_consumers.connection.websocket import serve_websocket
 from pyramid_asgi_consumers.exceptions import (
     BadRequest,
     ClientDisconnected,
 )
+from pyramid_asgi_consumers.handshake.connected import CONNECTION
 from pyramid_asgi_consumers.handshake.early import EarlyEvents, waits_for_leave
-from pyramid_asgi_consumers.handshake.handshakes import ADMISSION, Handshakes, Refusal
+from pyramid_asgi_consumers.handshake.handshakes import ADMISSION, Admission, Handshakes, Refusal
 from pyramid_asgi_consumers.handshake.origins import OriginRule
-from pyramid_asgi_consumers.headers import Headers
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.refusal import refuse
 from pyramid_asgi_consumers.shown import Shown
@@ -57,9 +59,9 @@ class Endpoint:
     """Serves the connections of one consumer.
 
     ``rule`` is the origin rule of the application, ``process`` its limit for all consumers,
-    ``handshakes`` makes the handshakes of guarded ones; ``limits`` are those of a client or user
-    where the consumer states none. Who serves a connection may know the event
-    ``loop`` that runs; None asks for it.
+    ``handshakes`` makes the handshakes of guarded ones, which are noted in ``connections``;
+    ``limits`` are those of a client or user where the consumer states none. Who serves a connection
+    may know the event ``loop`` that runs; None asks for it.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class Endpoint:
         rule: OriginRule,
         process: Limit,
         handshakes: Handshakes,
+        connections: Connections,
         limits: Limits | None = None,
     ) -> None:
         self.consumer = consumer
         self.rule = rule.extended(consumer.origins)
         self.handshakes = handshakes
+        self.connections = connections
         self.limit = Limit(consumer.max_connections, within=process)
         self._known: Shared | None = None
         limits = (limits or Limits()).of(consumer)
@@ -104,18 +108,8 @@ class Endpoint:
                 return await serve_websocket(
                     self.consumer, scope, receive, send, [], shared, self._messages
                 )
-        async with EarlyEvents(receive) as early:
-            with self.limit:
-                headers = await self._admitted(scope, send, early)
-                if headers is None:
-                    return
-                with self._places.taken(scope["pyramid.userid"]) as has_place:
-                    if not has_place:
-                        return await self._refuse_user(scope, send)
-                    receive, shared = early.receive, self._shared(loop)
-                    await serve_websocket(
-                        self.consumer, scope, receive, send, headers, shared, self._messages
-                    )
+        serve = partial(serve_websocket, limits=self._messages)
+        await self._guarded(serve, scope, receive, send, loop)
 
     async def http(
         self,
@@ -132,16 +126,46 @@ class Endpoint:
             with self.limit:
                 shared = self._shared(loop)
                 return await serve_http(self.consumer, scope, receive, send, [], shared)
+        await self._guarded(serve_http, scope, receive, send, loop)
+
+    async def _guarded(
+        self,
+        serve: Any,
+        scope: dict[str, Any],
+        receive: Any,
+        send: Any,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        shared = self._shared(loop)
+        connections = self.connections.of(shared.loop)
         async with EarlyEvents(receive) as early:
             with self.limit:
-                headers = await self._admitted(scope, send, early)
-                if headers is None:
+                with connections.handshake() as handshake:
+                    await connections.listen()
+                    admission = await self._admitted(scope, send, early)
+                if admission is None:
                     return
-                with self._places.taken(scope["pyramid.userid"]) as has_place:
+                if handshake.is_put_out(admission.userid):
+                    log.info("403 for a handshake to %s: disconnected meanwhile", self.consumer)
+                    return await refuse(scope, send, 403)
+                connection = Connection(self.consumer, admission)
+                with (
+                    connections.connected(connection),
+                    self._places.taken(admission.userid) as has_place,
+                ):
                     if not has_place:
                         return await self._refuse_user(scope, send)
-                    receive, shared = early.receive, self._shared(loop)
-                    await serve_http(self.consumer, scope, receive, send, headers, shared)
+                    scope[CONNECTION] = connection
+                    headers = admission.headers
+                    await serve(
+                        self.consumer,
+                        scope,
+                        early.receive,
+                        send,
+                        headers,
+                        shared,
+                        connection=connection,
+                    )
 
     async def _refuse_user(self, scope: dict[str, Any], send: Any) -> None:
         self._warned.warn(scope, "503 for %s: max_connections_per_user are open for %s")
@@ -152,9 +176,8 @@ class Endpoint:
         scope: dict[str, Any],
         send: Any,
         early: EarlyEvents,
-    ) -> Headers | None:
-        # Completes the scope and returns the headers that the consumer's answer gets besides its
-        # own; or refuses, and returns None.
+    ) -> Admission | None:
+        # Completes the scope; or refuses, and returns None.
         try:
             left: Callable[[], Awaitable[bool]] | None = early.left
             if not quirks.served_by(scope, None).tells_who_left_early or waits_for_leave(scope):
@@ -177,7 +200,7 @@ class Endpoint:
         scope["pyramid.context"] = outcome.context
         scope["pyramid.userid"] = outcome.userid
         scope[ADMISSION] = outcome
-        return outcome.headers
+        return outcome
 
     def _shared(self, loop: asyncio.AbstractEventLoop | None) -> Shared:
         # An application may serve on several event loops. To ask which one runs is dear.

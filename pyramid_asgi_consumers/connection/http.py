@@ -18,7 +18,9 @@ from pyramid_asgi_consumers.connection.errors import (
 )
 from pyramid_asgi_consumers.connection.leaving import RequestWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
+from pyramid_asgi_consumers.connection.users import Connection
 from pyramid_asgi_consumers.contexts import context_of
+from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
@@ -43,12 +45,14 @@ async def serve_http(
     send: Any,
     headers: Headers,
     shared: Shared,
+    connection: Connection | None = None,
 ) -> None:
     """Serve a request that was admitted, to the end of its response.
 
-    ``headers`` are added to those with which the consumer answers.
+    ``headers`` are added to those with which the consumer answers; ``connection`` is a guarded one,
+    which may be put out.
     """
-    started = ended = over = False
+    started = ended = over = put_out = False
     sending: Any = None
     server = quirks.served_by(scope, send)
     paced = server.paced(send)
@@ -58,9 +62,22 @@ async def serve_http(
     # A mounted application was written by others, and goes on as it does without us.
     is_own = not consumer.mounted
 
+    def close(code: int, reason: str) -> None:
+        nonlocal put_out
+        if over or ended:
+            return
+        put_out = True
+        if connection is not None and connection.ends is not None:
+            connection.ends()
+        else:
+            watcher.put_out()
+
+    if connection is not None:
+        connection.closes(close)
+
     def tracked(message: dict[str, Any]) -> Any:
         nonlocal due, sending
-        if watcher.left and is_own and not ended:
+        if watcher.left and (is_own or put_out) and not ended:
             # As the specification asks of servers.
             if not over:
                 watcher.told(str(consumer), scope, turns.loop)
@@ -110,8 +127,7 @@ async def serve_http(
     task: Any = asyncio.current_task(turns.loop)
     try:
         call, runs = separate(consumer.app(scope, watcher.receive, tracked), task)
-        if is_own:
-            watcher.watch(runs)
+        watcher.watch(runs, looks=is_own)
         try:
             await call
         except (asyncio.CancelledError, StandIn) as stopped:
@@ -124,7 +140,9 @@ async def serve_http(
                 watcher.stop()
             if not watcher.idle:
                 await watcher.end()
-        if not ended:
+        if put_out and not ended:
+            await _turn_away(scope, send, started, server)
+        elif not ended:
             if not await watcher.has_left():
                 raise RuntimeError(
                     f"{consumer} returned {'before the end of' if started else 'without'}"
@@ -134,7 +152,9 @@ async def serve_http(
                 await answer_nobody(scope, send)
     except BaseException as raised:
         error = out_of_group(caught(raised, task))
-        if isinstance(error, ClientGone) and not started:
+        if put_out and not ended and isinstance(error, ClientDisconnected):
+            await _turn_away(scope, send, started, server)
+        elif isinstance(error, ClientGone) and not started:
             log.debug("The client of %s had left: %s", consumer, Shown(error))
             await answer_nobody(scope, send)
         elif says_that_the_client_left(error, send, sending):
@@ -146,6 +166,16 @@ async def serve_http(
             context_of(error).run(report)
         else:
             await fail(scope, send, started, error, server=server)
+
+
+async def _turn_away(
+    scope: dict[str, Any], send: Any, started: bool, server: quirks.Server
+) -> None:
+    if started:
+        # Servers break off what returns before its end, and say less of it than of an error.
+        server.break_off()
+    else:
+        await refuse(scope, send, 403)
 
 
 def _at_once(

@@ -20,6 +20,8 @@ from pyramid_asgi_consumers.connection.errors import (
 from pyramid_asgi_consumers.connection.leaving import SenderWatcher
 from pyramid_asgi_consumers.connection.limits import MessageLimits
 from pyramid_asgi_consumers.connection.shared import Shared
+from pyramid_asgi_consumers.connection.users import Connection
+from pyramid_asgi_consumers.connection.waking import Wakeable
 from pyramid_asgi_consumers.contexts import context_of
 from pyramid_asgi_consumers.exceptions import (
     InvalidMessage,
@@ -44,11 +46,12 @@ async def serve_websocket(
     headers: Headers,
     shared: Shared,
     limits: MessageLimits | None = None,
+    connection: Connection | None = None,
 ) -> None:
     """Serve a websocket that was admitted, to its close.
 
     ``headers`` are added to those with which the consumer accepts it; ``limits`` are those of what
-    its client sends.
+    its client sends; ``connection`` is a guarded one, which may be put out.
     """
     # A function that watches itself has a task of its own.
     watches = getattr(consumer.app, "watches", False)
@@ -59,17 +62,36 @@ async def serve_websocket(
     receive, send = server.websocket(receive, send)
     closing: asyncio.Task[None] | None = None
 
-    def close(code: int) -> None:
+    def close(code: int, reason: str = "") -> None:
         nonlocal state, send, closing
-        if over or state != "open":
+        if over or state == "closed":
             return
         # The consumer hears of it, as of a client that leaves, whether or not the client reads.
-        state = "closed"
-        closing = turns.loop.create_task(_closed(consumer, send, code))
+        before, state = state, "closed"
+        closing = turns.loop.create_task(ending(before, send, code, reason))
         send = gone
+        if wakeable is not None:
+            wakeable.wake({"type": "websocket.disconnect", "code": code, "reason": reason})
         if watcher is not None:
             watcher.told(str(consumer), scope, turns.loop)
 
+    async def ending(before: str, send: Any, code: int, reason: str) -> None:
+        if accepting is not None:
+            await asyncio.wait({accepting})
+            if not accepting.result():
+                before = "connecting"
+        if before == "open":
+            await _closed(consumer, send, code, reason)
+        elif before == "connecting":
+            await refuse(scope, send, 403, server=server)
+
+    wakeable: Wakeable | None = None
+    # Whether the server has accepted it, once that is known.
+    accepting: asyncio.Future[bool] | None = None
+    if connection is not None:
+        wakeable = Wakeable(receive)
+        receive = wakeable.receive
+        connection.closes(close)
     if limits is not None:
         receive = limits.receive(scope, receive, close)
     denies = "websocket.http.response" in (scope.get("extensions") or {})
@@ -110,8 +132,13 @@ async def serve_websocket(
         return sending
 
     async def settling(message: dict[str, Any], to: str) -> None:
-        nonlocal state, sending, held
+        nonlocal state, sending, held, accepting
+        if closing is not None:
+            return await gone(message)
         before, state = state, to
+        accepted = None
+        if to == "open" and connection is not None:
+            accepted = accepting = turns.loop.create_future()
         try:
             if held is not None and message["type"] == "websocket.http.response.body":
                 start, held = held, None
@@ -124,10 +151,17 @@ async def serve_websocket(
             raise
         except Exception:
             # The server has not taken it, whatever it is by now itself.
-            state = before
+            if state == to:
+                state = before
             if before == "connecting":
                 server.refused(server_send)
             raise
+        else:
+            if accepted is not None:
+                accepted.set_result(True)
+        finally:
+            if accepted is not None and not accepted.done():
+                accepted.set_result(False)
         if to == "open" and server.has_left(server_send):
             raise ClientGone("The client has left")
 
@@ -172,7 +206,7 @@ async def serve_websocket(
                 # Tasks of the consumer's may go on.
                 over = True
                 await watcher.end()
-        if held is not None or state == "denying":
+        if closing is None and (held is not None or state == "denying"):
             part = "body" if held is not None else "end"
             raise RuntimeError(f"{consumer} returned before the {part} of its denial")
     except BaseException as raised:
@@ -209,9 +243,9 @@ async def serve_websocket(
         await _closed(consumer, send, code)
 
 
-async def _closed(consumer: Consumer, send: Any, code: int) -> None:
+async def _closed(consumer: Consumer, send: Any, code: int, reason: str = "") -> None:
     try:
-        await send({"type": "websocket.close", "code": code, "reason": ""})
+        await send({"type": "websocket.close", "code": code, "reason": reason})
     except quirks.CLIENT_WAS_FASTER as error:
         # Servers say in different ways that the client was faster.
         log.debug("The client of %s had left: %s", consumer, Shown(error))

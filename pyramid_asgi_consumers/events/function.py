@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from webob.acceptparse import create_accept_header
@@ -15,7 +16,11 @@ from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.events.relay import Frames
 from pyramid_asgi_consumers.events.stream import HEADERS, EventStream
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, SubscriptionOverflow
-from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
+from pyramid_asgi_consumers.handshake.connected import (
+    CONNECTION,
+    DEFAULT_LEAVE_TIMEOUT,
+    LEAVE_TIMEOUT,
+)
 from pyramid_asgi_consumers.interfaces import IEventStreams
 from pyramid_asgi_consumers.raised import carried, contained, out_of_group
 from pyramid_asgi_consumers.refusal import refuse
@@ -91,7 +96,8 @@ class EventStreamFunction:
         stream = EventStream(scope, send, streams.frames, streams.heartbeat)
         leave_timeout = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
         try:
-            if not await self._run(stream, receive, streams.stopping, leave_timeout):
+            connection = scope.get(CONNECTION)
+            if not await self._run(stream, receive, streams.stopping, leave_timeout, connection):
                 if stream._ready and stream._refused is not None:
                     # Uvicorn 0.54 tells it in no other way where another request waits behind.
                     raise stream._refused
@@ -106,7 +112,12 @@ class EventStreamFunction:
             stream._close(False)
 
     async def _run(
-        self, stream: EventStream, receive: Receive, stopping: Stopping, leave_timeout: float
+        self,
+        stream: EventStream,
+        receive: Receive,
+        stopping: Stopping,
+        leave_timeout: float,
+        connection: Any,
     ) -> bool:
         """Run the function to its end; return whether the response is to be ended.
 
@@ -115,10 +126,15 @@ class EventStreamFunction:
         loop = asyncio.get_running_loop()
         task = loop.create_task(contained(self._called(stream)))
         listener = loop.create_task(_until_left(stream, receive))
-        stopped: asyncio.Future[None] = loop.create_future()
+        # Whether its client is to come again, once it is to end.
+        stopped: asyncio.Future[bool] = loop.create_future()
 
-        def stop() -> None:
-            stopped.set_result(None)
+        def stop(comes_again: bool = True) -> None:
+            if not stopped.done():
+                stopped.set_result(comes_again)
+
+        if connection is not None:
+            connection.ends = partial(stop, False)
 
         endings = stopping.of(loop)
         patience = quirks.patience()
@@ -132,7 +148,7 @@ class EventStreamFunction:
             if not was_ended and stopped.done():
                 patience = leave_timeout
                 was_interrupted = True
-                await self._stop(stream, task, endings)
+                await self._stop(stream, task, endings if stopped.result() else None)
             elif not was_ended:
                 if stream._knows:
                     await asyncio.wait(
@@ -172,13 +188,22 @@ class EventStreamFunction:
                 type(result).__name__,
             )
 
-    async def _stop(self, stream: EventStream, task: "asyncio.Task[Any]", endings: Ends) -> None:
-        """Cancel the function, and end its response so that the client comes again."""
+    async def _stop(
+        self, stream: EventStream, task: "asyncio.Task[Any]", endings: Ends | None
+    ) -> None:
+        """Cancel the function, and end its response.
+
+        The client comes again where the server stops, whose ``endings`` these are; None is for one
+        whose user is put out.
+        """
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_PATIENCE)
-        endings.break_off(stream.scope)
-        # All clients of the server come again: not all at once.
-        end = stream._interrupt(random.randint(*STOP_RETRY))
+        if endings is not None:
+            endings.break_off(stream.scope)
+            # All clients of the server come again: not all at once.
+            end = stream._interrupt(random.randint(*STOP_RETRY))
+        else:
+            end = stream._finish(refusal=403)
         try:
             await asyncio.wait_for(end, STOP_PATIENCE)
         except (asyncio.TimeoutError, OSError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from pyramid_asgi_consumers.events.encoding import COMMENT, encode_event, encode
 from pyramid_asgi_consumers.events.relay import Frames, Relays
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.handshake.connected import Connected
+from pyramid_asgi_consumers.refusal import refuse
 
 HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -188,9 +189,14 @@ class EventStream(Connected):
         if not self._closed.done():
             self._closed.set_result(has_left)
 
-    async def _finish(self) -> None:
-        """End the response, whole; nothing can be sent afterwards."""
+    async def _finish(self, refusal: int | None = None) -> None:
+        """End the response, whole; nothing can be sent afterwards.
+
+        One that has not begun is answered with the status ``refusal``.
+        """
         self._has_ended = True
+        if refusal is not None and not self._has_begun:
+            return await refuse(self.scope, self._send, refusal)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _interrupt(self, retry: int) -> None:

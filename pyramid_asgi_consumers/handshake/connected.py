@@ -14,6 +14,9 @@ from pyramid_asgi_consumers.handshake.handshakes import run_in_request
 LEAVE_TIMEOUT = "pyramid_asgi_consumers.leave_timeout"
 DEFAULT_LEAVE_TIMEOUT = 5.0
 
+#: Where the scope of a guarded consumer has its connection: what ends by itself says there how.
+CONNECTION = "pyramid_asgi_consumers.connection"
+
 
 class Connected:
     """What the handshake of a connection said; ``scope`` is what an ASGI application gets."""

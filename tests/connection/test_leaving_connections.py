@@ -195,7 +195,7 @@ async def test_a_mounted_websocket_that_goes_on_is_not_cancelled(soon, caplog):
     server = Deaf(CONNECT, {"type": "websocket.disconnect", "code": 1001})
     consumer = Consumer("/x", "websocket", app, "app", mounted=True)
     scope = websocket_scope(**{LEAVE_TIMEOUT: 0.01})
-    serving = Endpoint(consumer, OriginRule(), Limit(None), None)
+    serving = Endpoint(consumer, OriginRule(), Limit(None), None, None)
     await asyncio.wait_for(serving.websocket(scope, server.receive, server.send), 20)
     assert (finished, caplog.messages) == ([True], [])
 
@@ -209,7 +209,7 @@ async def test_a_mounted_application_is_not_cancelled(soon):
 
     consumer = Consumer("/x", "http", app, "app", mounted=True)
     server = Deaf({"type": "http.disconnect"})
-    mount = Endpoint(consumer, OriginRule(), Limit(None), None)
+    mount = Endpoint(consumer, OriginRule(), Limit(None), None, None)
     await mount.http(http_scope(), server.receive, server.send)
     assert finished == [{"type": "http.disconnect"}]
 

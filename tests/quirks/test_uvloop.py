@@ -62,7 +62,7 @@ def test_it_is_told_from_other_errors(error):
 
 def endpoint(protocol, app):
     consumer = Consumer("/x", protocol, app, "app")
-    return Endpoint(consumer, OriginRule(), Limit(None), None)
+    return Endpoint(consumer, OriginRule(), Limit(None), None, None)
 
 
 @pytest.mark.parametrize("stays", [0, 1, 2])

@@ -11,7 +11,7 @@ BODY = {"type": "websocket.http.response.body", "body": b"no"}
 
 def endpoint(app, protocol="websocket", max_connections=None, process=None):
     consumer = Consumer("/x", protocol, app, "app", (), max_connections)
-    return Endpoint(consumer, OriginRule(), process or Limit(None), None)
+    return Endpoint(consumer, OriginRule(), process or Limit(None), None, None)
 
 
 async def accept_and_send(scope, receive, send):

@@ -14,6 +14,7 @@ from typing import Any
 from redis.exceptions import RedisError
 from zope.interface import implementer
 
+from pyramid_asgi_consumers.channels.events import RESERVED
 from pyramid_asgi_consumers.channels.forks import PerProcess
 from pyramid_asgi_consumers.channels.positions import make_id
 from pyramid_asgi_consumers.channels.redis.answers import not_told
@@ -30,6 +31,9 @@ from pyramid_asgi_consumers.channels.redis.urls import check_url
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
+
+# How many words of who is disconnected are kept at least: who was out of touch hears them then.
+WORDS = 1000
 
 
 @implementer(IChannelsBackend)
@@ -84,7 +88,7 @@ class RedisBackend:
             self.keys.stream(channel),
             self.keys.redis_channel(channel),
             payload,
-            self.history,
+            max(self.history, WORDS) if channel == RESERVED else self.history,
             self.expiry,
         )
 

@@ -61,6 +61,7 @@ class StreamFeed(Feed):
         "behind",
         "confirmed",
         "joining",
+        "lost",
         "missed",
         "published",
         "reading",
@@ -85,6 +86,8 @@ class StreamFeed(Feed):
         self.joining: dict[Subscription, Joiner] = {}
         #: Whether events may have been missed before the feed stood anywhere.
         self.missed = missed
+        #: Whether it has lost touch since it had caught up.
+        self.lost = False
         #: The newest event that this process published. A thread may set it.
         self.published = NOWHERE
         #: Events of earlier epochs than that of ``last`` are dropped from this one on.
@@ -99,7 +102,9 @@ class StreamFeed(Feed):
 
     def lose_touch(self) -> None:
         """Let nobody wait: the connection is lost."""
-        self.missed = True
+        self.missed = self.lost = True
+        for subscription in (*self.subscribers, *self.joining):
+            subscription.lose_touch()
         for subscription, joiner in list(self.joining.items()):
             if joiner.at_newest and joiner.reached is None:
                 self._joined(subscription)
@@ -315,6 +320,10 @@ class StreamFeed(Feed):
         self.caught_up = True
         for position, event in reading.held:
             self.deliver(position, event)
+        if self.lost:
+            self.lost = False
+            for subscription in (*self.subscribers, *self.joining):
+                subscription.regain_touch()
 
     def _page_joining(
         self,

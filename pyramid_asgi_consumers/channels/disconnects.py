@@ -1,0 +1,201 @@
+"""The word that a user's connections are to be closed: from who gives it to all processes.
+
+:class:`Disconnects` gives it to the event loops of this process at once, and to the others over a
+channel of its own, which a :class:`Listening` subscribes to. What is done for it is in
+``connection.users``.
+"""
+
+import json
+import logging
+import os
+import secrets
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pyramid_asgi_consumers.channels.events import RESERVED, Gap, Item
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.channels.subscriptions import Overflows, Subscription
+from pyramid_asgi_consumers.shown import Shown
+
+log = logging.getLogger(__name__)
+
+#: How many bytes in UTF-8 the reason of a websocket's close may have (RFC 6455 section 5.5).
+MOST_REASON = 123
+
+# What tells this process from others, together with its number: a fork has the same.
+_PROCESS = secrets.token_hex(8)
+
+
+class Word(NamedTuple):
+    """``userid`` is to be disconnected, and its clients are told ``reason``."""
+
+    userid: Any
+    reason: str
+
+
+def make_word(userid: Any, reason: str) -> Word:
+    """The :class:`Word` for these.
+
+    Raises RuntimeError for None, who is nobody; TypeError for a ``reason`` that is no str, and
+    ValueError for one that cannot be sent.
+    """
+    if userid is None:
+        raise RuntimeError(
+            "disconnect: nobody is logged in here; name the userid whose connections are to be"
+            " closed, or call it before forget()"
+        )
+    if not isinstance(reason, str):
+        raise TypeError(f"disconnect: reason must be a str, not {reason!r:.250}")
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        size = MOST_REASON + 1
+    if size > MOST_REASON:
+        raise ValueError(
+            f"disconnect: reason must have at most {MOST_REASON} bytes in UTF-8,"
+            f" not {reason!r:.250}"
+        )
+    return Word(userid, reason)
+
+
+class Disconnects:
+    """Gives words to all who listen; ``backend`` is what carries channels."""
+
+    def __init__(self, backend: Any) -> None:
+        #: Whether there are other processes that have to hear of a word.
+        self.travels = not isinstance(backend, MemoryBackend)
+        self._listeners: tuple[Callable[[Word], object], ...] = ()
+
+    def listen(self, listener: Callable[[Word], object]) -> None:
+        """Have ``listener(word)`` called for each word of this process, in the thread it is of."""
+        self._listeners = (*self._listeners, listener)
+
+    def messages(self, word: Word) -> list[tuple[str, bytes]]:
+        """What is to be published so that other processes hear ``word``.
+
+        Raises TypeError for a userid that they could not be told.
+        """
+        if not self.travels:
+            return []
+        said = {"user": _told(word.userid), "reason": word.reason, "by": _here()}
+        return [(RESERVED, b"j" + json.dumps(said, separators=(",", ":")).encode())]
+
+    def give(self, word: Word) -> None:
+        """Give ``word`` to this process; may be called in any thread."""
+        for listener in self._listeners:
+            listener(word)
+
+
+def _here() -> str:
+    return f"{_PROCESS}-{os.getpid()}"
+
+
+def _told(userid: Any) -> Any:
+    # As JSON has it, so that what comes out of it is equal. What JSON lacks is an object with its
+    # kind as the only name.
+    if userid is None or isinstance(userid, (str, int, float)):
+        if userid != userid:
+            raise _untold(userid)
+        return userid
+    if isinstance(userid, UUID):
+        return {"uuid": userid.hex}
+    if isinstance(userid, bytes):
+        return {"bytes": b64encode(userid).decode()}
+    if isinstance(userid, tuple):
+        return {"tuple": [_told(part) for part in userid]}
+    if isinstance(userid, list):
+        return [_told(part) for part in userid]
+    raise _untold(userid)
+
+
+def _untold(userid: Any) -> TypeError:
+    return TypeError(
+        "disconnect: other processes can only be told a userid that is a str, int, float, UUID,"
+        f" bytes, or a tuple or list of these, not {userid!r:.250}"
+    )
+
+
+def _heard(told: Any) -> Any:
+    if isinstance(told, list):
+        return [_heard(part) for part in told]
+    if not isinstance(told, dict):
+        return told
+    ((kind, value),) = told.items()
+    if kind == "uuid":
+        return UUID(value)
+    if kind == "bytes":
+        return b64decode(value)
+    if kind == "tuple":
+        return tuple(_heard(part) for part in value)
+    raise ValueError(kind)
+
+
+class Listening(Subscription):
+    """Hears the words of other processes, on the event loop on which it is entered.
+
+    ``hear(word)`` is called for each; ``doubt()`` where words may have been missed until now.
+    """
+
+    __slots__ = ("_doubt", "_hear", "in_touch", "is_over")
+
+    def __init__(
+        self, backend: Any, hear: Callable[[Word], object], doubt: Callable[[], object]
+    ) -> None:
+        super().__init__(backend, Overflows(), (RESERVED,), {}, 1, 1, "drop_oldest", None)
+        self._hear = hear
+        self._doubt = doubt
+        #: Whether no word can be missed now.
+        self.in_touch = False
+        #: Whether none comes any more, as the channels were closed.
+        self.is_over = False
+
+    async def enter(self) -> None:
+        """Listen from now on. May be tried again where it raises."""
+        try:
+            await self._backend.attach(self)
+        except BaseException:
+            await self._backend.detach(self)
+            raise
+
+    async def leave(self) -> None:
+        """Listen no longer."""
+        await self._backend.detach(self)
+
+    def begin(self, channel: str, event_id: str) -> None:
+        super().begin(channel, event_id)
+        self.regain_touch()
+
+    def lose_touch(self) -> None:
+        self.in_touch = False
+
+    def regain_touch(self) -> None:
+        if not self.in_touch:
+            self.in_touch = True
+            self._doubt()
+
+    def end(self) -> None:
+        self.in_touch = False
+        self.is_over = True
+
+    def replay(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self.put(item)
+
+    def put(self, item: Item) -> None:
+        if isinstance(item, Gap):
+            self._doubt()
+            return
+        try:
+            said = item.data
+            word = Word(_heard(said["user"]), str(said["reason"]))
+            is_own = said["by"] == _here()
+        except Exception as error:
+            # A later version of this package says it in another way, say.
+            log.warning("A disconnect that cannot be read: all are checked: %s", Shown(error))
+            self._doubt()
+            return
+        # This process has heard it already, when it was given.
+        if not is_own:
+            self._hear(word)

@@ -1,0 +1,208 @@
+"""Who is connected: the guarded connections, by user, so that they can be put out.
+
+The rules:
+
+- A handshake is noted before it begins, and looked at again when it has ended: a word that came
+  meanwhile counts for it.
+- Before that, this process listens for the words of other processes. Where it cannot, it lets
+  people in all the same, and looks at all of them as soon as it can.
+- Everything here runs on the event loop of the connections. A thread only hands in a word.
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pyramid_asgi_consumers.channels import Channels
+from pyramid_asgi_consumers.channels.disconnects import Listening, Word
+from pyramid_asgi_consumers.exceptions import ChannelsError
+from pyramid_asgi_consumers.handshake.handshakes import Admission
+from pyramid_asgi_consumers.lifespan import forget_closed
+from pyramid_asgi_consumers.mapper import Consumer
+from pyramid_asgi_consumers.shown import Shown
+
+log = logging.getLogger(__name__)
+
+#: With this close code ends what belongs to a user who is put out.
+PUT_OUT = 4401
+
+#: So many seconds handshakes wait, together, until this process listens.
+PATIENCE = 0.5
+
+#: After so many seconds it is tried again to listen, where that was impossible; then later each
+#: time.
+AGAIN = 1.0
+MOST_AGAIN = 60.0
+
+# Where the connections of users stand that cannot be keys: a list, say, as JSON makes of a tuple.
+_UNHASHABLE = object()
+
+#: Closes a connection, with a code and a reason. It does not block.
+Close = Callable[[int, str], object]
+
+
+class Connection:
+    """A guarded connection that was admitted."""
+
+    __slots__ = ("consumer", "admission", "userid", "is_over", "ends", "_close")
+
+    def __init__(self, consumer: Consumer, admission: Admission) -> None:
+        self.consumer = consumer
+        self.admission = admission
+        #: Whose it is, None for nobody's.
+        self.userid = admission.userid
+        #: Whether it has ended, or been put out.
+        self.is_over = False
+        #: Ends the response, where that ends by itself: set by what makes it.
+        self.ends: Callable[[], object] | None = None
+        self._close: Close | None = None
+
+    def closes(self, close: Close) -> None:
+        """Have ``close`` called, once, when the connection is put out."""
+        self._close = close
+
+    def put_out(self, code: int, reason: str) -> None:
+        """Close a websocket with ``code`` and ``reason``, end an event stream, cancel others."""
+        if not self.is_over:
+            self.is_over = True
+            log.info("%s is closed with %d: %s", self.consumer, code, Shown(reason))
+            if self._close is not None:
+                self._close(code, reason)
+
+
+class Handshake:
+    """One that is under way, and the words that have come meanwhile."""
+
+    def __init__(self) -> None:
+        self.words: list[Word] = []
+
+    def is_put_out(self, userid: Any) -> bool:
+        """Whether a word was for the user that it turned out to be."""
+        return any(word.userid == userid for word in self.words)
+
+
+class Connections:
+    """One application's connections, on all event loops; ``channels`` tell who is put out."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._by_loop: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
+        channels.disconnects.listen(self._hear)
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> "LoopConnections":
+        """Those on ``loop``, which runs."""
+        found = self._by_loop.get(loop)
+        if found is None:
+            forget_closed(self._by_loop)
+            # Another thread has another loop.
+            found = self._by_loop[loop] = LoopConnections(loop, self._channels)
+        return found
+
+    def _hear(self, word: Word) -> None:
+        for loop, connections in list(self._by_loop.items()):
+            with suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(connections.put_out, word)
+
+
+class LoopConnections:
+    """The connections on the event loop ``loop``."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channels: Channels) -> None:
+        self._loop = loop
+        self._channels = channels
+        #: Those that are open.
+        self.open: dict[Connection, None] = {}
+        self._by_user: dict[Any, dict[Connection, None]] = {}
+        self._under_way: dict[Handshake, None] = {}
+        self._listening: Listening | None = None
+        # Enters it, and until when handshakes wait for that.
+        self._entering: asyncio.Task[None] | None = None
+        self._patience = 0.0
+
+    @contextmanager
+    def handshake(self) -> Iterator[Handshake]:
+        """A handshake that is under way for the time of the block."""
+        handshake = Handshake()
+        self._under_way[handshake] = None
+        try:
+            yield handshake
+        finally:
+            del self._under_way[handshake]
+
+    @contextmanager
+    def connected(self, connection: Connection) -> Iterator[None]:
+        """``connection`` is open for the time of the block."""
+        mine = self._by_user.setdefault(_key(connection.userid), {})
+        mine[connection] = self.open[connection] = None
+        try:
+            yield
+        finally:
+            connection.is_over = True
+            del self.open[connection], mine[connection]
+            if not mine:
+                # Who was here once takes no memory.
+                self._by_user.pop(_key(connection.userid), None)
+
+    def put_out(self, word: Word) -> None:
+        """Close the connections of the user whom ``word`` is for."""
+        for handshake in self._under_way:
+            handshake.words.append(word)
+        for connection in list(self._by_user.get(_key(word.userid), ())):
+            if connection.userid == word.userid:
+                connection.put_out(PUT_OUT, word.reason)
+
+    def check_all(self) -> None:
+        """Look at all connections again: a word may have been missed."""
+
+    # What other processes say.
+
+    async def listen(self) -> None:
+        """Wait until this process hears what others say, or for as long as handshakes wait."""
+        if not self._channels.disconnects.travels:
+            return
+        if self._listening is None or self._listening.is_over:
+            before = self._listening
+            backend = self._channels.backend
+            self._listening = Listening(backend, self.put_out, self.check_all)
+            self._patience = self._loop.time() + PATIENCE
+            # What it does has nothing to do with the connection that came first.
+            self._entering = contextvars.Context().run(
+                self._loop.create_task, _enter(self._listening, before)
+            )
+        entering = self._entering
+        if entering is not None and not entering.done():
+            seconds = self._patience - self._loop.time()
+            if seconds > 0:
+                await asyncio.wait({entering}, timeout=seconds)
+
+
+async def _enter(listening: Listening, before: Listening | None) -> None:
+    if before is not None:
+        await before.leave()
+    pause = AGAIN
+    while True:
+        try:
+            return await listening.enter()
+        except Exception as error:
+            if listening.is_over:
+                # The channels were closed meanwhile. Whoever comes next enters another one.
+                return
+            log.warning(
+                "What other processes disconnect is not heard, and tried again in %g s: %s",
+                pause,
+                Shown(error),
+                exc_info=not isinstance(error, ChannelsError),
+            )
+        await asyncio.sleep(pause)
+        pause = min(MOST_AGAIN, 2 * pause)
+
+
+def _key(userid: Any) -> Any:
+    try:
+        hash(userid)
+    except TypeError:
+        return _UNHASHABLE
+    return userid
