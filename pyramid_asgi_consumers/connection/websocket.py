@@ -81,7 +81,7 @@ async def serve_websocket(
             if not accepting.result():
                 before = "connecting"
         if before == "open":
-            await _closed(consumer, send, code, reason)
+            await _closed(consumer, server, send, code, reason)
         elif before == "connecting":
             await refuse(scope, send, 403, server=server)
 
@@ -240,12 +240,14 @@ async def serve_websocket(
             with contextlib.suppress(*quirks.CLIENT_WAS_FASTER):
                 await send({"type": "websocket.http.response.body", "body": b""})
     elif state == "open":
-        await _closed(consumer, send, code)
+        await _closed(consumer, server, send, code)
 
 
-async def _closed(consumer: Consumer, send: Any, code: int, reason: str = "") -> None:
+async def _closed(
+    consumer: Consumer, server: quirks.Server, send: Any, code: int, reason: str = ""
+) -> None:
     try:
-        await send({"type": "websocket.close", "code": code, "reason": reason})
+        await server.close(send, {"type": "websocket.close", "code": code, "reason": reason})
     except quirks.CLIENT_WAS_FASTER as error:
         # Servers say in different ways that the client was faster.
         log.debug("The client of %s had left: %s", consumer, Shown(error))

@@ -46,6 +46,10 @@ class Server:
         """The ``receive`` and ``send`` of a websocket that do what the specification says."""
         return receive, send
 
+    async def close(self, send: Any, event: dict[str, Any]) -> None:
+        """Send ``event``, the ``websocket.close``, perhaps while another task waits to send."""
+        await send(event)
+
     def denial_status(self, status: int) -> int:
         """The status of a denial that can be sent.
 

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from pyramid_asgi_consumers import quirks
+from pyramid_asgi_consumers.quirks import uvicorn as uvicorn_quirks
 from tests.servers.test_servers import ask
 from tests.support.servers import running
 
@@ -40,6 +41,29 @@ def test_a_request_in_absolute_form_is_found_behind_the_root_path_with_h11_too(t
     with running("uvicorn-websockets", tmp_path, options=options) as server:
         assert ask(server, "http://host/consumer/some") == (200, b"some")
         assert ask(server, "/http://host/consumer/some")[0] == 404
+
+
+async def test_a_close_behind_what_another_task_waits_to_send_has_been_sent():
+    sent = []
+
+    async def _drain_helper():
+        raise AssertionError
+
+    async def send(event):
+        sent.append(event)
+        await _drain_helper()
+
+    event = {"type": "websocket.close", "code": 4401, "reason": ""}
+    await uvicorn_quirks.WEBSOCKETS.close(send, event)
+    assert sent == [event]
+
+
+async def test_what_else_a_close_asserts_is_raised():
+    async def send(event):
+        raise AssertionError
+
+    with pytest.raises(AssertionError):
+        await uvicorn_quirks.WEBSOCKETS.close(send, {})
 
 
 class Cycle:
