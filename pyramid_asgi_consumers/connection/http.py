@@ -77,7 +77,7 @@ async def serve_http(
 
     def tracked(message: dict[str, Any]) -> Any:
         nonlocal due, sending
-        if watcher.left and (is_own or put_out) and not ended:
+        if watcher.left and is_own and not ended:
             # As the specification asks of servers.
             if not over:
                 watcher.told(str(consumer), scope, turns.loop)
@@ -127,7 +127,8 @@ async def serve_http(
     task: Any = asyncio.current_task(turns.loop)
     try:
         call, runs = separate(consumer.app(scope, watcher.receive, tracked), task)
-        watcher.watch(runs, looks=is_own)
+        if is_own:
+            watcher.watch(runs)
         try:
             await call
         except (asyncio.CancelledError, StandIn) as stopped:

@@ -253,14 +253,10 @@ class RequestWatcher(_Ending):
         self._size -= len(event.get("body", b""))
         return event
 
-    def watch(self, task: "asyncio.Task[Any]", looks: bool = True) -> None:
-        """Have ``task``, the consumer's, be the one that is cancelled.
-
-        Where it ``looks`` after its client, from now on, that is when it leaves.
-        """
+    def watch(self, task: "asyncio.Task[Any]") -> None:
+        """Watch from now on, and cancel ``task``, the consumer's, when its client leaves."""
         self._task = task
-        if looks:
-            self._sweep.add(self)
+        self._sweep.add(self)
 
     def put_out(self) -> None:
         """Cancel the consumer, and tell it that its client has left."""

@@ -58,7 +58,8 @@ class Connection:
         self.is_over = False
         #: Ends the response, where that ends by itself: set by what makes it.
         self.ends: Callable[[], object] | None = None
-        self._close: Close | None = None
+        # One that has no place, as its user has too many, is being refused.
+        self._close: Close = _nothing
 
     def closes(self, close: Close) -> None:
         """Have ``close`` called, once, when the connection is put out."""
@@ -69,8 +70,7 @@ class Connection:
         if not self.is_over:
             self.is_over = True
             log.info("%s is closed with %d: %s", self.consumer, code, Shown(reason))
-            if self._close is not None:
-                self._close(code, reason)
+            self._close(code, reason)
 
 
 class Handshake:
@@ -198,6 +198,10 @@ async def _enter(listening: Listening, before: Listening | None) -> None:
             )
         await asyncio.sleep(pause)
         pause = min(MOST_AGAIN, 2 * pause)
+
+
+def _nothing(code: int, reason: str) -> None:
+    pass
 
 
 def _key(userid: Any) -> Any:

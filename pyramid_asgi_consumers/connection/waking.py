@@ -18,10 +18,9 @@ class Wakeable:
 
     def __init__(self, receive: Callable[[], Awaitable[Event]]) -> None:
         self._receive = receive
-        #: The tasks that wait.
-        self._waiting: set[asyncio.Task[Any]] = set()
-        # Those that were woken, and how often they had been cancelled before.
-        self._woken: dict[asyncio.Task[Any], int] = {}
+        # The tasks that wait, and how often each had been cancelled before.
+        self._waiting: dict[asyncio.Task[Any], int] = {}
+        self._woken: set[asyncio.Task[Any]] = set()
         self._end: Event | None = None
         self._was_told = False
 
@@ -30,7 +29,7 @@ class Wakeable:
         self._end = end
         for task in self._waiting:
             self._was_told = True
-            self._woken[task] = task.cancelling() if COUNTED else 0
+            self._woken.add(task)
             task.cancel()
 
     async def receive(self) -> Event:
@@ -42,22 +41,22 @@ class Wakeable:
             self._was_told = True
             return self._end
         task: Any = asyncio.current_task()
-        self._waiting.add(task)
+        self._waiting[task] = task.cancelling() if COUNTED else 0
         try:
             event = await self._receive()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Exception):
             if not self._was_woken(task):
                 raise
         else:
             if not self._was_woken(task):
                 return event
         finally:
-            self._waiting.discard(task)
+            del self._waiting[task]
         return self._end  # type: ignore[return-value]  # who was woken finds it
 
     def _was_woken(self, task: "asyncio.Task[Any]") -> bool:
         # Whether that is why it is cancelled, if it is, and nobody else has cancelled it.
         if task not in self._woken:
             return False
-        before = self._woken.pop(task)
-        return not COUNTED or task.uncancel() <= before
+        self._woken.discard(task)
+        return not COUNTED or task.uncancel() <= self._waiting[task]

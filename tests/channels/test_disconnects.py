@@ -1,0 +1,257 @@
+"""The word that a user is put out: what it says, and who hears it."""
+
+import asyncio
+import os
+from uuid import UUID, uuid4
+
+import pytest
+import transaction
+from hypothesis import given
+from hypothesis import strategies as st
+from pyramid.request import Request, apply_request_extensions
+
+from pyramid_asgi_consumers.channels import Channels, Gap, channels_of
+from pyramid_asgi_consumers.channels import disconnects as module
+from pyramid_asgi_consumers.channels.disconnects import Disconnects, Listening, Word, make_word
+from pyramid_asgi_consumers.channels.events import RESERVED, make_event
+from pyramid_asgi_consumers.channels.memory import MemoryBackend
+from pyramid_asgi_consumers.channels.redis import RedisBackend
+from pyramid_asgi_consumers.exceptions import PublishRefused
+from tests.support.channels import until
+
+parts = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.uuids()
+parts |= st.floats(allow_nan=False)
+userids = st.recursive(parts, lambda x: st.lists(x) | st.lists(x).map(tuple), max_leaves=6)
+
+
+class Elsewhere:
+    """A backend that is not of one process."""
+
+    timeout = 1.0
+
+    def __init__(self):
+        self.published = []
+        self.fails = False
+
+    def publish_many(self, messages):
+        if self.fails:
+            return [PublishRefused("out of reach") for _ in messages]
+        self.published += messages
+        return ["0"] * len(messages)
+
+    async def publish(self, *message):
+        (result,) = self.publish_many([message])
+        if isinstance(result, PublishRefused):
+            raise result
+        return result
+
+
+def listening(backend=None):
+    heard = []
+    return Listening(backend, heard.append, lambda: heard.append("doubt")), heard
+
+
+def told(messages, monkeypatch):
+    """What another process hears of ``messages``."""
+    there, heard = listening()
+    monkeypatch.setattr(module, "_PROCESS", "another")
+    for number, (channel, payload) in enumerate(messages, 1):
+        there.put(make_event(channel, (1, number), payload))
+    monkeypatch.undo()
+    return heard
+
+
+@given(userids.filter(lambda userid: userid is not None), st.text(max_size=30))
+def test_other_processes_hear_an_equal_userid_and_the_reason(userid, reason):
+    with pytest.MonkeyPatch.context() as patch:
+        word = Word(userid, reason)
+        (heard,) = told(Disconnects(Elsewhere()).messages(word), patch)
+    assert heard == word
+    assert type(heard.userid) is type(userid)
+
+
+@pytest.mark.parametrize("userid", [object(), {"id": 1}, ("x", object()), [{}], float("nan"), {1}])
+def test_a_userid_that_other_processes_cannot_be_told_is_refused(userid):
+    with pytest.raises(TypeError, match="other processes can only be told a userid that is a str"):
+        Disconnects(Elsewhere()).messages(Word(userid, ""))
+    assert Disconnects(MemoryBackend()).messages(Word(userid, "")) == []
+
+
+def test_nobody_cannot_be_disconnected():
+    with pytest.raises(RuntimeError, match="nobody is logged in here; name the userid"):
+        make_word(None, "")
+
+
+def test_a_reason_has_at_most_123_bytes():
+    assert make_word(1, "é" * 61).reason == "é" * 61
+    for reason in ("é" * 62, "\ud800"):
+        with pytest.raises(ValueError, match="at most 123 bytes in UTF-8, not "):
+            make_word(1, reason)
+    with pytest.raises(TypeError, match="reason must be a str, not b''"):
+        make_word(1, b"")
+
+
+def test_the_channel_is_nobodys():
+    channels = Channels(MemoryBackend())
+    with pytest.raises(ValueError, match="is the package's own"):
+        channels.subscribe(RESERVED)
+
+
+def test_a_process_does_not_hear_its_own_word_again_and_its_fork_does(monkeypatch):
+    ((channel, payload),) = Disconnects(Elsewhere()).messages(Word("ann", ""))
+    here, heard = listening()
+    here.put(make_event(channel, (1, 1), payload))
+    assert heard == []
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    here.put(make_event(channel, (1, 2), payload))
+    assert heard == [Word("ann", "")]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"j{}", b"j[]", b"bx", b'j{"user":{"new":1},"reason":"","by":""}', b'j{"user":{"uuid":"x"}}'],
+)
+def test_what_cannot_be_read_is_a_doubt(payload, caplog):
+    here, heard = listening()
+    here.put(make_event(RESERVED, (1, 1), payload))
+    assert heard == ["doubt"]
+    assert "cannot be read: all are checked" in caplog.text
+
+
+def test_words_may_have_been_missed_after_a_gap_and_a_time_out_of_touch(monkeypatch):
+    here, heard = listening()
+    assert not here.in_touch
+    here.begin(RESERVED, "0" * 32)
+    assert here.in_touch
+    assert heard == ["doubt"]
+    here.regain_touch()
+    assert heard == ["doubt"]
+    here.lose_touch()
+    assert not here.in_touch
+    ((_, payload),) = Disconnects(Elsewhere()).messages(Word("ann", ""))
+    monkeypatch.setattr(module, "_PROCESS", "another")
+    here.replay([make_event(RESERVED, (1, 1), payload), Gap(RESERVED, 1)])
+    here.regain_touch()
+    assert heard == ["doubt", Word("ann", ""), "doubt", "doubt"]
+    here.end()
+    assert here.is_over
+    assert not here.in_touch
+
+
+class Asked:
+    """A request's channels over ``backend``, and the words that were given in this process."""
+
+    def __init__(self, config, backend, userid="ann"):
+        config.set_channels_backend(backend)
+        config.testing_securitypolicy(userid=userid)
+        config.commit()
+        self.words = []
+        channels_of(config.registry).disconnects.listen(self.words.append)
+        self.request = Request.blank("/")
+        self.request.registry = config.registry
+        apply_request_extensions(self.request)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    # Methods are there, as far as they are asked for.
+    monkeypatch.setattr("pyramid_asgi_consumers.config.channels.verifyObject", lambda *a, **k: True)
+    return Elsewhere()
+
+
+def test_without_a_transaction_it_is_done_at_once(config, elsewhere, monkeypatch):
+    asked = Asked(config, elsewhere)
+    asked.request.channels.disconnect(reason="bye")
+    asked.request.channels.disconnect(("x", 1))
+    assert asked.words == [Word("ann", "bye"), Word(("x", 1), "")]
+    assert told(elsewhere.published, monkeypatch) == asked.words
+
+
+def test_this_process_hears_of_it_though_others_cannot(config, elsewhere):
+    asked = Asked(config, elsewhere)
+    elsewhere.fails = True
+    with pytest.raises(PublishRefused):
+        asked.request.channels.disconnect()
+    assert asked.words == [Word("ann", "")]
+
+
+def test_nobody_is_logged_in(config, elsewhere):
+    asked = Asked(config, elsewhere, userid=None)
+    with pytest.raises(RuntimeError, match="nobody is logged in here"):
+        asked.request.channels.disconnect()
+    assert elsewhere.published == asked.words == []
+
+
+async def test_a_view_does_not_block_the_event_loop(config, elsewhere, monkeypatch):
+    asked = Asked(config, elsewhere)
+    channels = asked.request.channels
+    with pytest.raises(RuntimeError, match=r"await request\.channels\.adisconnect\(userid\)"):
+        channels.disconnect()
+    await channels.adisconnect(reason="bye")
+    await channels_of(config.registry).disconnect(7)
+    assert asked.words == [Word("ann", "bye"), Word(7, "")]
+    assert told(elsewhere.published, monkeypatch) == asked.words
+    with pytest.raises(RuntimeError, match="nobody is logged in here"):
+        await channels_of(config.registry).disconnect(None)
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, Elsewhere])
+def test_it_is_done_when_the_transaction_has_committed(config, elsewhere, backend, monkeypatch):
+    backend = elsewhere if backend is Elsewhere else backend()
+    asked = Asked(config, backend)
+    asked.request.tm = transaction.TransactionManager(explicit=True)
+    with asked.request.tm:
+        asked.request.channels.publish("news", 1)
+        asked.request.channels.disconnect()
+        asyncio.run(asked.request.channels.adisconnect("bob"))
+        assert asked.words == []
+    assert asked.words == [Word("ann", ""), Word("bob", "")]
+    if backend is elsewhere:
+        assert elsewhere.published[0] == ("news", b"j1")
+        assert told(elsewhere.published[1:], monkeypatch) == asked.words
+
+
+def test_an_aborted_transaction_disconnects_nobody(config, elsewhere):
+    asked = Asked(config, elsewhere)
+    manager = asked.request.tm = transaction.TransactionManager(explicit=True)
+    manager.begin()
+    asked.request.channels.disconnect()
+    manager.abort()
+    assert asked.words == elsewhere.published == []
+
+
+def test_a_failure_to_tell_others_after_the_commit_is_logged(config, elsewhere, caplog):
+    asked = Asked(config, elsewhere)
+    elsewhere.fails = True
+    asked.request.tm = transaction.TransactionManager(explicit=True)
+    with asked.request.tm:
+        asked.request.channels.disconnect()
+    assert asked.words == [Word("ann", "")]
+    assert "pyramid_asgi_consumers.disconnect" in caplog.text
+
+
+@pytest.mark.redis
+async def test_words_are_kept_for_who_was_out_of_touch(redis_server):
+    backend = RedisBackend(redis_server.url, prefix=f"{uuid4()}:")
+    channels = Channels(backend)
+    try:
+        start = await backend.position(RESERVED)
+        await channels.publish("news", "before")
+        for userid in range(30):
+            await channels.disconnect(userid)
+        here, heard = listening(backend)
+        here.since = {RESERVED: start}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_PROCESS", "another")
+            await here.enter()
+            await until(lambda: len(heard) > 29)
+        assert heard == [Word(userid, "") for userid in range(30)]
+        await here.leave()
+    finally:
+        await backend.aclose()
+
+
+def test_ids_of_kinds_that_json_lacks_are_told_by_their_kind(monkeypatch):
+    userid = (UUID(int=1), b"\xff", ["x", None])
+    (heard,) = told(Disconnects(Elsewhere()).messages(Word(userid, "")), monkeypatch)
+    assert heard.userid == userid
