@@ -8,7 +8,6 @@ from typing import Any
 from zope.interface import implementer
 
 from pyramid_asgi_consumers import quirks
-from pyramid_asgi_consumers.channels import channels_of
 from pyramid_asgi_consumers.connection.endpoint import Endpoint, Limit
 from pyramid_asgi_consumers.connection.limits import Limits
 from pyramid_asgi_consumers.connection.users import Connections
@@ -50,8 +49,9 @@ class ASGIApplication:
 
     ``registry`` holds the consumers; ``bridge`` serves every http request that none of them takes;
     ``handshakes`` makes those of guarded consumers; ``lifespan`` is what starts and stops; ``rule``
-    says which pages may open websockets; ``max_connections`` is how many connections to consumers
-    one process keeps open, None for any number; ``leave_timeout`` is how many seconds a websocket's
+    says which pages may open websockets; ``connections`` are those to guarded consumers;
+    ``max_connections`` is how many connections to consumers one process keeps open, None for any
+    number; ``leave_timeout`` is how many seconds a websocket's
     function may go on after it has heard that its client has left; ``limits`` are those of one
     client or user, for consumers that state none.
     """
@@ -63,6 +63,7 @@ class ASGIApplication:
         handshakes: Handshakes,
         lifespan: Lifespan,
         rule: OriginRule,
+        connections: Connections,
         max_connections: int | None = None,
         leave_timeout: float = DEFAULT_LEAVE_TIMEOUT,
         limits: Limits | None = None,
@@ -74,7 +75,7 @@ class ASGIApplication:
         self.mapper = registry.getUtility(IConsumerMapper)
         self.rule = rule
         self.limit = Limit(max_connections)
-        self.connections = Connections(channels_of(registry))
+        self.connections = connections
         self.leave_timeout = leave_timeout
         self.limits = limits
         self._endpoints: dict[Consumer, Endpoint] = {}

@@ -21,7 +21,8 @@ class Consumer:
     ``app`` is an ASGI 3 application; ``declared`` is its name, for logs; ``origins`` are those
     that may open it besides its own; ``max_connections`` is how many may be open at once;
     ``max_message``, ``max_rate`` and ``max_connections_per_user`` are what one client or user may
-    do (:class:`.Limits`), None for what the settings say;
+    do (:class:`.Limits`); ``revalidate`` is every how many seconds the handshake of a guarded one
+    is repeated; None is what the settings say;
     ``route_name`` is the Pyramid route of its handshakes, None for a plain consumer; ``mounted`` is
     whether it is a whole application, which leaves equal patterns to consumers; ``methods`` are
     those of the http requests that it answers, None for all.
@@ -42,6 +43,7 @@ class Consumer:
     max_message: int | None = None
     max_rate: tuple[int, int] | None = None
     max_connections_per_user: int | None = None
+    revalidate: float | None = None
     route_name: str | None = None
     mounted: bool = False
     methods: Container[str] | None = None

@@ -67,6 +67,9 @@ OWN = {
     # Words and values are the package's own; _client() shows what is the client's.
     "connection/limits.py": {"line", "self._consumer", "LOG_INTERVAL"},
     "connection/leaving.py": {"name"},
+    # Its words are Shown.
+    "connection/revalidation.py": {"self._consumer", "words"},
+    "connection/users.py": {"self.consumer"},
     "connection/websocket.py": {"consumer"},
     "handshake/exchange.py": {"', the '.join(declared)"},
     "handshake/handshakes.py": {"consumer"},

@@ -18,6 +18,8 @@ from pyramid_asgi_consumers.config.handshakes import guard_by_default
 from pyramid_asgi_consumers.config.processes import workers
 from pyramid_asgi_consumers.config.settings import check_names, read_setting
 from pyramid_asgi_consumers.connection.limits import Limits
+from pyramid_asgi_consumers.connection.revalidation import Revalidation
+from pyramid_asgi_consumers.connection.users import Connections
 from pyramid_asgi_consumers.events.function import EventStreams
 from pyramid_asgi_consumers.handshake.handshakes import Handshakes
 from pyramid_asgi_consumers.handshake.origins import OriginRule
@@ -87,7 +89,11 @@ def make_asgi_app(config, wsgi_app=None):
     streams = EventStreams(setting("asgi.events.heartbeat"), stopping)
     config.registry.registerUtility(streams, IEventStreams)
 
+    revalidation = Revalidation(setting("asgi.revalidate"))
+    connections = Connections(channels_of(config.registry), revalidation)
+
     async def drain():
+        connections.revalidate_no_more()
         await asyncio.gather(bridge.drain(), handshakes.drain(shutdown_timeout), quirks.drain())
 
     factories = config.registry.getUtility(ILifespanFactories)
@@ -97,6 +103,7 @@ def make_asgi_app(config, wsgi_app=None):
         handshakes,
         Lifespan(config.registry, factories, drain, shutdown_timeout),
         rule,
+        connections,
         setting("asgi.max_connections"),
         setting("asgi.leave_timeout"),
         Limits(*(setting(f"asgi.{name}") for name in Limits._fields)),

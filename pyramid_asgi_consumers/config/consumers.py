@@ -11,6 +11,7 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_asgi_consumers.config.handshakes import NOT_PREDICATES, Guard, add_guard
+from pyramid_asgi_consumers.config.settings import EXPECTED_SECONDS, are_seconds
 from pyramid_asgi_consumers.config.shapes import (
     EXPECTED,
     is_coroutine_function,
@@ -43,6 +44,7 @@ def add_asgi_consumer(
     max_message=None,
     max_rate=None,
     max_connections_per_user=None,
+    revalidate=None,
     **predicates,
 ):
     """Declare an ASGI application for a path.
@@ -61,6 +63,15 @@ def add_asgi_consumer(
     consumer one user may have, in one process; beyond, the handshake is answered with 503. Users
     that have not logged in have any number. None is what the setting says that has the argument's
     name (``asgi.max_message``); a consumer's own number may be larger.
+
+    ``revalidate`` is every how many seconds, a tenth more or less, the handshake of a guarded
+    consumer is repeated for each connection: the same request, with the cookies as
+    ``run_in_request`` calls have left them. A connection whose handshake would be refused now is
+    closed with 4000 and the status of the refusal (4403), one that would be another user's with
+    4401; an event stream ends, and another http consumer is cancelled. Where a handshake cannot be
+    repeated (5xx, or an error) the connection stays, and it is tried again. What such a request
+    sets is dropped, and its environ has ``asgi.revalidation``. None is what ``asgi.revalidate``
+    says.
 
     With any of the following, or where the application has a default permission, the consumer is
     guarded: its handshake is a Pyramid request, for which a route and a view are added that no
@@ -129,6 +140,10 @@ def add_asgi_consumer(
     for argument, value in numbers.items():
         if value is not None and (type(value) is not int or value < 1):
             raise wrong(argument, "a positive int or None", value)
+    if revalidate is not None and (
+        type(revalidate) not in (int, float) or not are_seconds(revalidate)
+    ):
+        raise wrong("revalidate", f"{EXPECTED_SECONDS}, or None", revalidate)
     try:
         rate = None if max_rate is None else read_rate(max_rate)
     except ValueError:
@@ -150,6 +165,7 @@ def add_asgi_consumer(
             max_message,
             rate,
             max_connections_per_user,
+            revalidate,
             methods=getattr(single, "methods", None) if is_function else None,
         )
     except (re.error, ValueError, OverflowError) as error:
@@ -171,6 +187,7 @@ def add_asgi_consumer(
         max_message=max_message,
         max_rate=max_rate,
         max_connections_per_user=max_connections_per_user,
+        revalidate=revalidate,
         predicates=predicates,
     )
     guard = Guard(config, consumer, introspectable, name, permission, factory, predicates)

@@ -68,6 +68,7 @@ OWN_ARGUMENTS = frozenset(
         "name",
         "origins",
         "permission",
+        "revalidate",
     )
 )
 
@@ -101,6 +102,12 @@ class Guard:
             raise ConfigurationError(
                 f"{self.consumer}: max_connections_per_user={per_user!r} is for a guarded consumer,"
                 " which knows its user: give it a permission, or max_connections instead"
+            )
+        if self.consumer.revalidate is not None and not is_guarded:
+            raise ConfigurationError(
+                f"{self.consumer}: revalidate={self.consumer.revalidate!r} is for a guarded"
+                " consumer, whose handshake is a Pyramid request that can be repeated: give it a"
+                " permission"
             )
         consumer = self._with_route_and_view() if is_guarded else self.consumer
         self.config.registry.getUtility(IConsumerMapper).add(consumer, made_of=self.consumer)

@@ -19,6 +19,15 @@ MOST_EXPIRY = 10**9
 MOST_EVENTS = 10**9
 
 
+EXPECTED_SECONDS = f"a number of seconds above 0 and at most {MOST_SECONDS}"
+
+
+def are_seconds(number: float) -> bool:
+    """Whether ``number`` is one of the seconds that a setting or an argument may have."""
+    # Not even NaN passes.
+    return 0 < number <= MOST_SECONDS
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: its ``default``, how it is ``read``, and what is ``expected``.
@@ -42,15 +51,14 @@ def _whole_number(default: int | None, least: int = 1, most: float = math.inf) -
     return Setting(default, read, f"a whole number of at least {least}{limit}")
 
 
-def _seconds(default: float) -> Setting:
+def _seconds(default: float | None) -> Setting:
     def read(value: Any) -> float:
         number = float(value)
-        # Not even NaN passes.
-        if not 0 < number <= MOST_SECONDS:
+        if not are_seconds(number):
             raise ValueError(value)
         return number
 
-    return Setting(default, read, f"a number of seconds above 0 and at most {MOST_SECONDS}")
+    return Setting(default, read, EXPECTED_SECONDS)
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -74,6 +82,7 @@ SETTINGS: dict[str, Setting] = {
     "asgi.max_rate": Setting(None, read_rate, EXPECTED_RATE),
     "asgi.multiprocess": Setting(False, asbool, "true or false"),
     "asgi.origins": Setting((), _words, "a list of origins"),
+    "asgi.revalidate": _seconds(None),
     "asgi.root_path": Setting(None, lambda value: value or None, "a path"),
     "asgi.shutdown_timeout": _whole_number(10, least=0),
     "asgi.threads": _whole_number(32),

@@ -18,6 +18,7 @@ from typing import Any
 
 from pyramid_asgi_consumers.channels import Channels
 from pyramid_asgi_consumers.channels.disconnects import Listening, Word
+from pyramid_asgi_consumers.connection.revalidation import Revalidation, Stay, Watch
 from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.handshake.handshakes import Admission
 from pyramid_asgi_consumers.lifespan import forget_closed
@@ -36,6 +37,9 @@ PATIENCE = 0.5
 #: time.
 AGAIN = 1.0
 MOST_AGAIN = 60.0
+
+#: Where a word may have been missed, all connections are looked at within so many seconds.
+SPREAD = 5.0
 
 # Where the connections of users stand that cannot be keys: a list, say, as JSON makes of a tuple.
 _UNHASHABLE = object()
@@ -85,10 +89,14 @@ class Handshake:
 
 
 class Connections:
-    """One application's connections, on all event loops; ``channels`` tell who is put out."""
+    """One application's connections, on all event loops.
 
-    def __init__(self, channels: Channels) -> None:
+    ``channels`` tell who is put out; ``revalidation`` says how often it is asked who may stay.
+    """
+
+    def __init__(self, channels: Channels, revalidation: Revalidation) -> None:
         self._channels = channels
+        self._revalidation = revalidation
         self._by_loop: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
         channels.disconnects.listen(self._hear)
 
@@ -98,8 +106,16 @@ class Connections:
         if found is None:
             forget_closed(self._by_loop)
             # Another thread has another loop.
-            found = self._by_loop[loop] = LoopConnections(loop, self._channels)
+            found = self._by_loop[loop] = LoopConnections(
+                loop, self._channels, Watch(self._revalidation, loop)
+            )
         return found
+
+    def revalidate_no_more(self) -> None:
+        """Ask no more who may stay of those on the running event loop: its server stops."""
+        found = self._by_loop.get(asyncio.get_running_loop())
+        if found is not None:
+            found.watch.end()
 
     def _hear(self, word: Word) -> None:
         for loop, connections in list(self._by_loop.items()):
@@ -108,13 +124,14 @@ class Connections:
 
 
 class LoopConnections:
-    """The connections on the event loop ``loop``."""
+    """The connections on the event loop ``loop``; ``watch`` repeats their handshakes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, channels: Channels) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, channels: Channels, watch: Watch) -> None:
         self._loop = loop
         self._channels = channels
+        self.watch = watch
         #: Those that are open.
-        self.open: dict[Connection, None] = {}
+        self.open: dict[Connection, Stay] = {}
         self._by_user: dict[Any, dict[Connection, None]] = {}
         self._under_way: dict[Handshake, None] = {}
         self._listening: Listening | None = None
@@ -136,12 +153,14 @@ class LoopConnections:
     def connected(self, connection: Connection) -> Iterator[None]:
         """``connection`` is open for the time of the block."""
         mine = self._by_user.setdefault(_key(connection.userid), {})
-        mine[connection] = self.open[connection] = None
+        mine[connection] = None
+        self.open[connection] = self.watch.add(connection)
         try:
             yield
         finally:
             connection.is_over = True
-            del self.open[connection], mine[connection]
+            self.open.pop(connection).end()
+            del mine[connection]
             if not mine:
                 # Who was here once takes no memory.
                 self._by_user.pop(_key(connection.userid), None)
@@ -156,6 +175,7 @@ class LoopConnections:
 
     def check_all(self) -> None:
         """Look at all connections again: a word may have been missed."""
+        self.watch.check_all(SPREAD)
 
     # What other processes say.
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from pyramid.httpexceptions import HTTPServerError, status_map
+from pyramid.httpexceptions import HTTPException, HTTPServerError, status_map
 from pyramid.interfaces import IRoutesMapper
 from pyramid.request import Request
 from pyramid.response import Response
@@ -97,6 +97,16 @@ class Exchange:
     def succeeded(self, response: Response) -> bool:
         """Whether ``response``, which came out at the end, is the view's own and a success."""
         return response.headers.get(TOKEN) == self.token and 200 <= response.status_int < 300
+
+    def status_of(self, response: Response) -> int:
+        """The status that ``response``, which is no success, stands for.
+
+        That of the HTTPException of which an exception view has made it, a redirect to the page for
+        logging in, say; else its own.
+        """
+        error = getattr(self.request, "exception", None)
+        status: int = (error if isinstance(error, HTTPException) else response).status_int
+        return status
 
     def error_of(self, response: Response) -> Exception:
         """The error that ``response``, which is no success, stands for."""

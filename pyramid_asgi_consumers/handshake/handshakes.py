@@ -122,7 +122,8 @@ class Handshakes:
     """Sends exchanges through ``wsgi_app``, in up to ``threads`` threads of their own.
 
     Half of the threads are free for handshakes whatever ``run_in_request`` calls do, and the other
-    way round. ``multiprocess`` becomes ``wsgi.multiprocess``.
+    way round; handshakes that are repeated have a quarter at most, and one at least.
+    ``multiprocess`` becomes ``wsgi.multiprocess``.
     """
 
     def __init__(
@@ -136,6 +137,8 @@ class Handshakes:
         most = threads - threads // 2
         self.handshakes = Lane(self.pool, most, "handshakes (half of asgi.handshake_threads)")
         self.calls = Lane(self.pool, most, "run_in_request (half of asgi.handshake_threads)")
+        purpose = "repeated handshakes (revalidate: a quarter of asgi.handshake_threads)"
+        self.repetitions = Lane(self.pool, max(1, threads // 4), purpose)
 
     async def admit(
         self,
@@ -152,7 +155,7 @@ class Handshakes:
         :class:`.ClientDisconnected` where the client left before the handshake began.
         """
         admission = Admission(self, consumer, scope)
-        exchange = Exchange(admission.route_name, scope["path_params"], admission.admit)
+        exchange = Exchange(admission.route_name, admission.path_params, admission.admit)
         environ = admission.environ()
         try:
             response = await self.send(self.handshakes, exchange, environ, admission.cookies, left)
@@ -189,22 +192,40 @@ class Handshakes:
         response sets, also where the caller is cancelled meanwhile: what the request did is done.
         ``lane`` runs it; ``left`` is as for :meth:`.Lane.run`.
         """
+        loop = asyncio.get_running_loop()
+
+        def call() -> Response:
+            response = self.answer(exchange, environ, cookies, loop)
+            cookies.update(response.headers.getall("Set-Cookie"))
+            return response
+
+        return await lane.run(call, left=left)
+
+    def answer(
+        self,
+        exchange: Exchange,
+        environ: dict[str, Any],
+        cookies: Cookies,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Response:
+        """Send ``exchange`` with ``cookies``, in this thread; return the response as :meth:`send`.
+
+        ``cookies`` stay as they are. ``loop`` runs async views.
+        """
         environ["wsgi.input"] = io.BytesIO()
         # The body stays with the consumer.
         environ["CONTENT_LENGTH"] = "0"
         environ[EXCHANGE] = exchange
-        environ[LOOP_ARGUMENTS] = asyncio.get_running_loop(), None, self.awaited
+        environ[LOOP_ARGUMENTS] = loop, None, self.awaited
+        if cookies.changed:
+            environ["HTTP_COOKIE"] = str(cookies)
+        return exchange.context_vars.run(self._answer, environ)
 
-        def call() -> Response:
-            if cookies.changed:
-                environ["HTTP_COOKIE"] = str(cookies)
-            response = Request(environ).get_response(self.wsgi_app)
-            # Reading it all closes it.
-            response.body  # noqa: B018
-            cookies.update(response.headers.getall("Set-Cookie"))
-            return response
-
-        return await lane.run(exchange.context_vars.run, call, left=left)
+    def _answer(self, environ: dict[str, Any]) -> Response:
+        response = Request(environ).get_response(self.wsgi_app)
+        # Reading it all closes it.
+        response.body  # noqa: B018
+        return response
 
     async def call(
         self,
@@ -260,6 +281,9 @@ class Admission:
         self.handshakes = handshakes
         self.consumer = consumer
         self.scope = scope
+        # The consumer may change its scope: a Starlette router changes these.
+        self.root_path: str = scope["root_path"]
+        self.path_params: Mapping[str, Any] = scope["path_params"]
         #: None only for a plain consumer, which has no handshake.
         self.route_name: Any = consumer.route_name
         environ = self.environ()
@@ -274,7 +298,7 @@ class Admission:
     def environ(self) -> dict[str, Any]:
         """The environ of the handshake, all but the body."""
         environ = build_environ(
-            self.scope, self.scope["root_path"], multiprocess=self.handshakes.multiprocess
+            self.scope, self.root_path, multiprocess=self.handshakes.multiprocess
         )
         offered = subprotocols(self.scope)
         if offered:
@@ -292,7 +316,7 @@ class Admission:
         """See :func:`run_in_request`."""
         return await self.handshakes.call(
             self.route_name,
-            self.scope["path_params"],
+            self.path_params,
             self.environ(),
             self.cookies,
             func,

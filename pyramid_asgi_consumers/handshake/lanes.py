@@ -1,12 +1,13 @@
-"""Divides one pool of threads between handshakes and ``run_in_request`` calls.
+"""Divides one pool of threads between handshakes, ``run_in_request`` calls and repeated handshakes.
 
-Neither can take all of the threads, however slow it is. Pages have a pool of their own.
+None can take all of the threads, however slow it is. Pages have a pool of their own.
 """
 
 import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from pyramid_asgi_consumers.exceptions import ClientDisconnected
 from pyramid_asgi_consumers.wsgi.threads import Crew, Crowd, Job, ThreadPool, job_for
@@ -44,12 +45,7 @@ class Lane:
         :class:`.ClientDisconnected` is raised.
         """
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        job = job_for(future, function, *args)
-        crew = self.pool.crew()
-        if self._queue is None or self._queue.crew is not crew:
-            self._queue = _Queue(crew, self.most, self.purpose)
-        queue = self._queue
-        queue.submit(job)
+        withdraw = self.submit(job_for(future, function, *args))
         watch: asyncio.Future[bool] | None = None
         try:
             if left is not None:
@@ -57,17 +53,29 @@ class Lane:
                 if not future.done():
                     watch = asyncio.ensure_future(left())
                     await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
-                    if not future.done() and watch.result() and queue.withdraw(job):
+                    if not future.done() and watch.result() and withdraw():
                         raise ClientDisconnected("The client left before its turn came")
             return await future
         except asyncio.CancelledError:
-            queue.withdraw(job)
+            withdraw()
             future.cancel()
             raise
         finally:
             if watch is not None:
                 watch.cancel()
                 await asyncio.wait((watch,))
+
+    def submit(self, job: Job) -> Callable[[], bool]:
+        """Run ``job`` in a thread, when its turn comes.
+
+        Returns what has it never begin; that returns False where it has begun. Raises RuntimeError
+        where there is not one thread.
+        """
+        crew = self.pool.crew()
+        if self._queue is None or self._queue.crew is not crew:
+            self._queue = _Queue(crew, self.most, self.purpose)
+        self._queue.submit(job)
+        return partial(self._queue.withdraw, job)
 
 
 class _Queue:

@@ -63,7 +63,8 @@ def _copy(app: ASGIApplication, with_lint: bool) -> Any:
     copied.handshakes = copy.copy(app.handshakes)
     copied.handshakes.wsgi_app = watched_wsgi_app(wsgi_app)
     copied.handshakes.pool = pool
-    copied.handshakes.handshakes = copied.handshakes.calls = CallingLane(pool, 1, "tests")
+    lane = CallingLane(pool, 1, "tests")
+    copied.handshakes.handshakes = copied.handshakes.calls = copied.handshakes.repetitions = lane
     copied.mapper = WatchedConsumers(app.mapper)
     copied.limit = Limit(app.limit.most)
     copied._endpoints = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyramid_asgi_consumers.handshake.lanes import Lane
 from pyramid_asgi_consumers.testing.call import current_call
-from pyramid_asgi_consumers.wsgi.threads import ThreadPool
+from pyramid_asgi_consumers.wsgi.threads import Job, ThreadPool
 
 
 class CallingThreads(ThreadPool):
@@ -30,3 +30,8 @@ class CallingLane(Lane):
 
     async def run(self, function: Callable[..., object], *args: object, left: Any = None) -> object:
         return await self.pool.run(function, *args)
+
+    def submit(self, job: Job) -> Callable[[], bool]:
+        self.pool.submit(job)
+        # The thread of the test comes to it, whatever has become of the connection.
+        return lambda: False
