@@ -7,56 +7,79 @@ from typing import Any
 from pyramid_asgi_consumers.stubborn import COUNTED
 
 Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
 
 
-class Wakeable:
-    """Has :meth:`receive` in place of ``receive``, which is the server's.
+def wakeable(
+    receive: Receive, loop: asyncio.AbstractEventLoop
+) -> tuple[Receive, Callable[[Event], None]]:
+    """Return a ``receive`` in place of the server's, and ``wake(end)``, both for ``loop``.
 
-    No server can be relied on to tell of a close that its application has sent: some wait for the
+    Whoever waits in the former gets ``end`` then, or else who comes next, and no event any more. No
+    server can be relied on to tell of a close that its application has sent: some wait for the
     client's answer first.
     """
+    # The task that waits, and others that do, too: this costs something for each message.
+    first: Any = None
+    others: set[asyncio.Task[Any]] = set()
+    end: Event | None = None
+    was_told = False
+    current_task = asyncio.current_task
 
-    def __init__(self, receive: Callable[[], Awaitable[Event]]) -> None:
-        self._receive = receive
-        # The tasks that wait, and how often each had been cancelled before.
-        self._waiting: dict[asyncio.Task[Any], int] = {}
-        self._woken: set[asyncio.Task[Any]] = set()
-        self._end: Event | None = None
-        self._was_told = False
+    def wake(event: Event) -> None:
+        nonlocal end, was_told
+        end = event
+        for task in (first, *others):
+            if task is not None:
+                was_told = True
+                task.cancel()
 
-    def wake(self, end: Event) -> None:
-        """Return ``end`` to whoever waits, or else to who comes next, and no event any more."""
-        self._end = end
-        for task in self._waiting:
-            self._was_told = True
-            self._woken.add(task)
-            task.cancel()
-
-    async def receive(self) -> Event:
-        """The next event."""
-        if self._end is not None:
-            if self._was_told:
-                # There is nothing to come. Who goes on is cancelled.
-                await asyncio.get_running_loop().create_future()
-            self._was_told = True
-            return self._end
-        task: Any = asyncio.current_task()
-        self._waiting[task] = task.cancelling() if COUNTED else 0
+    async def woken_receive() -> Event:
+        nonlocal first
+        if end is not None:
+            return await late(end)
+        task: Any = current_task(loop)
+        if first is not None:
+            return await other(task)
+        first = task
+        before = task.cancelling() if COUNTED else 0
         try:
-            event = await self._receive()
-        except (asyncio.CancelledError, Exception):
-            if not self._was_woken(task):
-                raise
-        else:
-            if not self._was_woken(task):
+            event = await receive()
+            if end is None:
                 return event
+        except (asyncio.CancelledError, Exception):
+            if end is None:
+                raise
         finally:
-            del self._waiting[task]
-        return self._end  # type: ignore[return-value]  # who was woken finds it
+            first = None
+        return woken(task, before, end)
 
-    def _was_woken(self, task: "asyncio.Task[Any]") -> bool:
-        # Whether that is why it is cancelled, if it is, and nobody else has cancelled it.
-        if task not in self._woken:
-            return False
-        self._woken.discard(task)
-        return not COUNTED or task.uncancel() <= self._waiting[task]
+    async def other(task: Any) -> Event:
+        before = task.cancelling() if COUNTED else 0
+        others.add(task)
+        try:
+            event = await receive()
+            if end is None:
+                return event
+        except (asyncio.CancelledError, Exception):
+            if end is None:
+                raise
+        finally:
+            others.discard(task)
+        return woken(task, before, end)
+
+    def woken(task: Any, before: int, end: Event) -> Event:
+        # Who was cancelled by others, too, is cancelled.
+        if COUNTED and task.uncancel() > before:
+            raise asyncio.CancelledError
+        return end
+
+    async def late(end: Event) -> Event:
+        nonlocal was_told
+        if was_told:
+            # There is nothing to come. Who goes on is cancelled.
+            await loop.create_future()
+        was_told = True
+        return end
+
+    return woken_receive, wake

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -21,7 +22,7 @@ from pyramid_asgi_consumers.connection.leaving import SenderWatcher
 from pyramid_asgi_consumers.connection.limits import MessageLimits
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.connection.users import Connection
-from pyramid_asgi_consumers.connection.waking import Wakeable
+from pyramid_asgi_consumers.connection.waking import wakeable
 from pyramid_asgi_consumers.contexts import context_of
 from pyramid_asgi_consumers.exceptions import (
     InvalidMessage,
@@ -70,8 +71,8 @@ async def serve_websocket(
         before, state = state, "closed"
         closing = turns.loop.create_task(ending(before, send, code, reason))
         send = gone
-        if wakeable is not None:
-            wakeable.wake({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if wake is not None:
+            wake({"type": "websocket.disconnect", "code": code, "reason": reason})
         if watcher is not None:
             watcher.told(str(consumer), scope, turns.loop)
 
@@ -85,12 +86,11 @@ async def serve_websocket(
         elif before == "connecting":
             await refuse(scope, send, 403, server=server)
 
-    wakeable: Wakeable | None = None
+    wake: Callable[[dict[str, Any]], None] | None = None
     # Whether the server has accepted it, once that is known.
     accepting: asyncio.Future[bool] | None = None
     if connection is not None:
-        wakeable = Wakeable(receive)
-        receive = wakeable.receive
+        receive, wake = wakeable(receive, shared.loop)
         connection.closes(close)
     if limits is not None:
         receive = limits.receive(scope, receive, close)

@@ -5,58 +5,91 @@ import contextlib
 
 import pytest
 
-from pyramid_asgi_consumers.connection.waking import Wakeable
+from pyramid_asgi_consumers.connection.waking import wakeable
 from pyramid_asgi_consumers.stubborn import COUNTED
-from tests.support.channels import until
 
 END = {"type": "websocket.disconnect", "code": 4401, "reason": ""}
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 
-async def waiting(wakeable):
-    """A task that receives, and waits."""
-    task = asyncio.ensure_future(wakeable.receive())
-    await until(lambda: wakeable._waiting)
-    return task
+class Websocket:
+    """A ``receive`` that can be woken, over the server's; or over a queue."""
+
+    def __init__(self, receive=None):
+        self.queue = asyncio.Queue()
+        self._server = receive or self.queue.get
+        self._waits = asyncio.Event()
+        self.receive, self.wake = wakeable(self._waiting, asyncio.get_running_loop())
+
+    def _waiting(self):
+        self._waits.set()
+        return self._server()
+
+    async def waiting(self):
+        """A task that receives, and waits."""
+        self._waits.clear()
+        task = asyncio.ensure_future(self.receive())
+        await asyncio.wait_for(self._waits.wait(), 20)
+        return task
 
 
 async def test_events_come_through():
-    queue = asyncio.Queue()
-    wakeable = Wakeable(queue.get)
-    task = await waiting(wakeable)
-    queue.put_nowait("event")
+    websocket = Websocket()
+    task = await websocket.waiting()
+    websocket.queue.put_nowait("event")
     assert await task == "event"
-    assert not wakeable._waiting
 
 
 async def test_who_waits_is_woken_and_is_not_cancelled():
-    wakeable = Wakeable(asyncio.Queue().get)
-    task = await waiting(wakeable)
-    wakeable.wake(END)
+    websocket = Websocket()
+    task = await websocket.waiting()
+    websocket.wake(END)
     assert await task == END
-    assert not wakeable._waiting
-    assert not wakeable._woken
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(wakeable.receive(), 0.01)
+        await asyncio.wait_for(websocket.receive(), 0.01)
+
+
+async def test_all_who_wait_are_woken():
+    websocket = Websocket()
+    tasks = [await websocket.waiting() for _ in range(3)]
+    websocket.queue.put_nowait("event")
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    websocket.wake(END)
+    assert sorted([str(await task) for task in tasks]) == sorted(["event", str(END), str(END)])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_what_the_server_raises_is_raised(place):
+    go = asyncio.Event()
+
+    async def receive():
+        await go.wait()
+        raise RuntimeError("over")
+
+    websocket = Websocket(receive)
+    tasks = [await websocket.waiting() for _ in range(2)]
+    go.set()
+    with pytest.raises(RuntimeError, match="over"):
+        await tasks[place]
+    await asyncio.wait(tasks)
+    assert tasks[1 - place].exception()
 
 
 async def test_who_comes_later_hears_it_once():
-    queue = asyncio.Queue()
-    queue.put_nowait("event")
-    wakeable = Wakeable(queue.get)
-    wakeable.wake(END)
-    assert await wakeable.receive() == END
+    websocket = Websocket()
+    websocket.queue.put_nowait("event")
+    websocket.wake(END)
+    assert await websocket.receive() == END
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(wakeable.receive(), 0.01)
+        await asyncio.wait_for(websocket.receive(), 0.01)
 
 
 async def test_an_event_that_comes_in_the_same_moment_is_not_given_any_more():
-    queue = asyncio.Queue()
-    wakeable = Wakeable(queue.get)
-    task = await waiting(wakeable)
-    queue.put_nowait("event")
-    wakeable.wake(END)
+    websocket = Websocket()
+    task = await websocket.waiting()
+    websocket.queue.put_nowait("event")
+    websocket.wake(END)
     assert await task == END
 
 
@@ -69,18 +102,18 @@ async def test_what_a_server_makes_of_the_cancellation_is_no_matter(raises):
             raise RuntimeError("closed")
         return "event"
 
-    wakeable = Wakeable(receive)
-    task = await waiting(wakeable)
-    wakeable.wake(END)
+    websocket = Websocket(receive)
+    task = await websocket.waiting()
+    websocket.wake(END)
     assert await task == END
     assert getattr(task, "cancelling", int)() == 0
 
 
 @pytest.mark.parametrize("first", ["wakes", "cancels"])
 async def test_who_is_cancelled_by_others_too_is_cancelled(first):
-    wakeable = Wakeable(asyncio.Queue().get)
-    task = await waiting(wakeable)
-    calls = [lambda: wakeable.wake(END), task.cancel]
+    websocket = Websocket()
+    task = await websocket.waiting()
+    calls = [lambda: websocket.wake(END), task.cancel]
     if first == "cancels":
         calls.reverse()
     calls[0]()
@@ -91,9 +124,8 @@ async def test_who_is_cancelled_by_others_too_is_cancelled(first):
 
 
 async def test_a_cancellation_without_a_close_is_one():
-    wakeable = Wakeable(asyncio.Queue().get)
-    task = await waiting(wakeable)
+    websocket = Websocket()
+    task = await websocket.waiting()
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    assert not wakeable._waiting
