@@ -199,7 +199,7 @@ def add_websocket(config, path, func, **arguments):
 
     ``func`` is an async function, another callable that returns an awaitable, or a dotted name of
     one; it is called with a :class:`.WebSocket`. ``path`` and ``arguments`` are those of
-    :func:`add_asgi_consumer`.
+    :func:`.add_asgi_consumer`.
 
     When ``func`` returns, the websocket is closed. When the client leaves while ``func`` does not
     receive, ``func`` is cancelled.
@@ -214,7 +214,7 @@ def add_event_stream(config, path, func, **arguments):
 
     ``func`` is an async function, another callable that returns an awaitable, or a dotted name of
     one; it is called with an :class:`.EventStream`. ``path`` and ``arguments`` are those of
-    :func:`add_asgi_consumer`, but that there are no ``origins``. HEAD gets the headers without
+    :func:`.add_asgi_consumer`, but that there are no ``origins``. HEAD gets the headers without
     ``func``; requests with other methods are Pyramid's, as if the path were not declared.
 
     When ``func`` returns the stream ends, and ``EventSource`` comes again in some seconds; where it
@@ -273,7 +273,7 @@ def prefixed(config, path):
 
 
 class asgi_consumer_config:
-    """Declare the decorated ASGI application with :func:`add_asgi_consumer`.
+    """Declare the decorated ASGI application with :func:`.add_asgi_consumer`.
 
     Takes the same arguments but ``callable``; found by ``config.scan()``. Raises TypeError where
     ``path`` is no str, as where the parentheses were forgotten.
@@ -311,11 +311,12 @@ class asgi_consumer_config:
         return wrapped
 
     def declare(self, config: Configurator, ob: Any, **arguments: Any) -> None:
+        """Declare ``ob``, which was decorated: the scan calls this."""
         config.add_asgi_consumer(self.path, self.protocol, ob, **arguments)
 
 
 class websocket_config(asgi_consumer_config):
-    """Declare the decorated ``async def func(websocket)`` with :func:`add_websocket`.
+    """Declare the decorated ``async def func(websocket)`` with :func:`.add_websocket`.
 
     Takes the same arguments but ``func``; found by ``config.scan()``. Raises TypeError where
     ``path`` is no str, as where the parentheses were forgotten.
@@ -333,7 +334,7 @@ class websocket_config(asgi_consumer_config):
 
 
 class event_stream_config(websocket_config):
-    """Declare the decorated ``async def func(stream)`` with :func:`add_event_stream`.
+    """Declare the decorated ``async def func(stream)`` with :func:`.add_event_stream`.
 
     Takes the same arguments but ``func``; found by ``config.scan()``. Raises TypeError where
     ``path`` is no str, as where the parentheses were forgotten.
