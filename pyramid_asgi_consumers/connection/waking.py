@@ -45,28 +45,24 @@ def wakeable(
         before = task.cancelling() if COUNTED else 0
         try:
             event = await receive()
-            if end is None:
-                return event
         except (asyncio.CancelledError, Exception):
             if end is None:
                 raise
         finally:
             first = None
-        return woken(task, before, end)
+        return event if end is None else woken(task, before, end)
 
     async def other(task: Any) -> Event:
         before = task.cancelling() if COUNTED else 0
         others.add(task)
         try:
             event = await receive()
-            if end is None:
-                return event
         except (asyncio.CancelledError, Exception):
             if end is None:
                 raise
         finally:
             others.discard(task)
-        return woken(task, before, end)
+        return event if end is None else woken(task, before, end)
 
     def woken(task: Any, before: int, end: Event) -> Event:
         # Who was cancelled by others, too, is cancelled.

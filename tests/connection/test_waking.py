@@ -52,11 +52,12 @@ async def test_who_waits_is_woken_and_is_not_cancelled():
 
 async def test_all_who_wait_are_woken():
     websocket = Websocket()
-    tasks = [await websocket.waiting() for _ in range(3)]
-    websocket.queue.put_nowait("event")
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    tasks = [await websocket.waiting() for _ in range(4)]
+    for event in "a", "b":
+        websocket.queue.put_nowait(event)
+    assert [await task for task in tasks[:2]] == ["a", "b"]
     websocket.wake(END)
-    assert sorted([str(await task) for task in tasks]) == sorted(["event", str(END), str(END)])
+    assert [await task for task in tasks[2:]] == [END, END]
 
 
 @pytest.mark.parametrize("place", [0, 1])
