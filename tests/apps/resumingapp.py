@@ -18,7 +18,7 @@ log_to_stderr()
 log = logging.getLogger("resumingapp")
 
 README = (Path(__file__).parent.parent.parent / "README.rst").read_text()
-(LINES,) = re.findall(r"^\.\. code-block:: javascript\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
+LINES, *_ = re.findall(r"^\.\. code-block:: javascript\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
 
 PAGE = f"""<!doctype html>
 <title>News</title>
