@@ -6,71 +6,21 @@ Environment variable: ``CHANNELS`` is ``asgi.channels``.
 import asyncio
 import contextlib
 import functools
-import json
 import os
 from collections import Counter
-from uuid import UUID
 
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED, forget
-from pyramid.session import SignedCookieSessionFactory
 
 from tests.support.logs import log_to_stderr
+from tests.support.members import Person, has_members, userid_of
 
 log_to_stderr()
 
 #: What has happened so far, shown by the page ``/state``.
 happened: Counter = Counter()
-
-
-class Person:
-    """A user that is no plain value, and equals those of the same name."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __eq__(self, other):
-        return isinstance(other, Person) and self.name == other.name
-
-    def __hash__(self):
-        return hash(self.name)
-
-    def __repr__(self):
-        return f"Person({self.name!r})"
-
-
-#: What a userid is made of, by the kind that its text begins with.
-KINDS = {
-    "int": int,
-    "uuid": UUID,
-    "bytes": str.encode,
-    "tuple": lambda text: tuple(json.loads(text)),
-    "list": json.loads,
-    "person": Person,
-}
-
-
-def userid_of(text):
-    """The userid for ``text``: ``"int:5"`` is 5; without a kind it is the text itself."""
-    kind, colon, value = text.partition(":")
-    return KINDS[kind](value) if colon else text
-
-
-class Policy:
-    """Whoever is in the session may do everything."""
-
-    def authenticated_userid(self, request):
-        text = request.session.get("user")
-        return None if text is None else userid_of(text)
-
-    def permits(self, request, context, permission):
-        return self.authenticated_userid(request) is not None
-
-    def forget(self, request):
-        request.session.invalidate()
-        return []
 
 
 # Pages.
@@ -82,16 +32,6 @@ def home(request):
 
 def state(request):
     return Response(json_body=happened)
-
-
-def login(request):
-    request.session["user"] = request.params["user"]
-    return Response("Welcome")
-
-
-def logout(request):
-    request.channels.disconnect(reason="logged out")
-    return Response("Bye", headers=forget(request))
 
 
 async def async_logout(request):
@@ -137,6 +77,14 @@ def untold(request):
 
 async def echoes(websocket):
     await websocket.accept()
+    async for message in websocket:
+        await websocket.send(message)
+
+
+async def tells(websocket):
+    """Tells its process, and echoes."""
+    await websocket.accept()
+    await websocket.send(str(os.getpid()))
     async for message in websocket:
         await websocket.send(message)
 
@@ -306,15 +254,16 @@ def counted(func):
     return consumer
 
 
-PAGES = (home, state, login, logout, async_logout, banned, aborted, publish, untold)
-WEBSOCKETS = (echoes, relays, sleeps, tidies, connects, leaves, puts_out)
+PAGES = (home, state, async_logout, banned, aborted, publish, untold)
+WEBSOCKETS = (echoes, tells, relays, sleeps, tidies, connects, leaves, puts_out)
 PLAIN = (plain_echoes, plain_sleeps, plain_ticks, plain_connects)
 STREAMS = (streams, stream_sleeps, stream_begins)
 REQUESTS = (http_ticks, http_listens, http_begins)
 
 
-def main():
+def main(global_config, **settings):
     settings = {
+        **settings,
         "asgi.channels": os.environ.get("CHANNELS", "memory://"),
         "asgi.channels.timeout": os.environ.get("CHANNELS_TIMEOUT", "5"),
         "asgi.leave_timeout": "2",
@@ -323,8 +272,7 @@ def main():
     with Configurator(settings=settings) as config:
         config.include("pyramid_tm")
         config.include("pyramid_asgi_consumers")
-        config.set_session_factory(SignedCookieSessionFactory("secret"))
-        config.set_security_policy(Policy())
+        has_members(config)
         for view in PAGES:
             path = "/" if view is home else f"/{view.__name__}"
             config.add_route(view.__name__, path)
@@ -352,4 +300,4 @@ def main():
         return config.make_asgi_app()
 
 
-app = main()
+app = main({})

@@ -1,6 +1,8 @@
 """One TCP address before a Redis, as a proxy or a service has it."""
 
 import asyncio
+import contextlib
+import threading
 
 
 class Forwarder:
@@ -32,6 +34,11 @@ class Forwarder:
         for pump in self._pumps:
             pump.cancel()
         await asyncio.gather(*self._tasks)
+
+    def cut(self):
+        """Break off the connections that there are; who comes again finds what ``port`` says."""
+        for pump in self._pumps:
+            pump.cancel()
 
     async def _accept(self, reader, writer):
         self._tasks.add(asyncio.current_task())
@@ -71,3 +78,50 @@ class Forwarder:
                 await asyncio.sleep(0.01)
             writer.write(data)
             await writer.drain()
+
+
+class InThread:
+    """A ``Forwarder`` on an event loop of its own, for tests that block."""
+
+    def __init__(self, forwarder, loop):
+        self.url = forwarder.url
+        self._forwarder = forwarder
+        self._loop = loop
+
+    def cut_off(self):
+        """Lead nobody anywhere."""
+        self._run(self._cut_off)
+
+    def lead_to(self, port):
+        self._run(setattr, self._forwarder, "port", port)
+
+    def _cut_off(self):
+        self._forwarder.port = None
+        self._forwarder.cut()
+
+    def _run(self, call, *args):
+        async def called():
+            call(*args)
+
+        asyncio.run_coroutine_threadsafe(called(), self._loop).result()
+
+
+@contextlib.contextmanager
+def forwarding(port):
+    """A forwarder to ``port`` that runs in a thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(awaitable):
+        return asyncio.run_coroutine_threadsafe(awaitable, loop).result()
+
+    forwarder = Forwarder(port)
+    try:
+        run(forwarder.__aenter__())
+        yield InThread(forwarder, loop)
+        run(forwarder.__aexit__())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
