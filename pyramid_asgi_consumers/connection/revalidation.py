@@ -173,7 +173,7 @@ class Stay:
         """Revalidate it now, by a request that begins after this call."""
         if self._repetition is None:
             self._context.run(self._begin)
-        elif not self.is_next:
+        else:
             self._is_again = True
 
     def end(self) -> None:

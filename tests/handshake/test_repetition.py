@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
+from pyramid.authentication import AuthTktCookieHelper
 from pyramid.httpexceptions import (
     HTTPForbidden,
     HTTPFound,
@@ -11,11 +13,13 @@ from pyramid.httpexceptions import (
     HTTPServiceUnavailable,
     HTTPUnauthorized,
 )
+from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.security import NO_PERMISSION_REQUIRED
+from pyramid.security import NO_PERMISSION_REQUIRED, remember
 from pyramid.session import SignedCookieSessionFactory
 from starlette.routing import Mount, Router, WebSocketRoute
 
+from pyramid_asgi_consumers.handshake.repetition import Repetition
 from tests.support.asgi import http_scope, run
 from tests.support.staying import Site, close, echoes
 from tests.support.wsgi import wait_until
@@ -294,14 +298,13 @@ async def logged_in(site):
     return [(b"cookie", cookie.partition(b";")[0])]
 
 
-def site_with_sessions(func=None, **options):
-    """A site whose users log in to signed sessions; ``func(request)`` is a message's."""
+def site_with_sessions(func=None, policy=None, **options):
+    """A site whose users log in to signed sessions; ``func(request)`` is a call's."""
 
     async def calling(websocket):
         await websocket.accept()
         await websocket.run_in_request(func)
-        async for _ in websocket:
-            await websocket.run_in_request(func)
+        await websocket.wait_closed()
 
     def configure(config):
         config.set_session_factory(SignedCookieSessionFactory("secret", **options))
@@ -309,7 +312,7 @@ def site_with_sessions(func=None, **options):
         config.add_view(log_in, route_name="login", permission=NO_PERMISSION_REQUIRED)
         config.add_websocket("/calling", calling, permission="stay", revalidate=0.01)
 
-    return Site(configure=configure, policy=SessionPolicy())
+    return Site(configure=configure, policy=policy or SessionPolicy())
 
 
 async def test_a_session_expires_since_no_request_prolongs_it():
@@ -328,6 +331,35 @@ async def test_a_session_that_a_call_has_ended_ends_the_connection():
 async def test_another_user_who_has_logged_in_by_a_call_ends_it_with_4401():
     site = site_with_sessions(lambda request: log_in(request, "ben"))
     async with site.opened(path="/calling", headers=await logged_in(site)) as client:
+        assert await client.ended() == close(4401, "another user")
+
+
+class TicketPolicy(SessionPolicy):
+    """Users are in a ticket of their own, in a cookie that is issued anew by each request."""
+
+    def __init__(self):
+        super().__init__()
+        self.tickets = AuthTktCookieHelper("secret", hashalg="sha512", timeout=50, reissue_time=0)
+
+    def authenticated_userid(self, request):
+        return (self.tickets.identify(request) or {}).get("userid")
+
+    def permits(self, request, context, permission):
+        self.requests.append(request)
+        return self.authenticated_userid(request) is not None
+
+    def remember(self, request, userid):
+        return self.tickets.remember(request, userid)
+
+
+async def test_headers_by_which_a_call_remembers_another_user_count_too():
+    def log_in_ben(request):
+        request.response.headerlist.extend(remember(request, "ben"))
+
+    site = site_with_sessions(log_in_ben, TicketPolicy())
+    headers = site.policy.remember(Request.blank("/", base_url="http://example.com"), "ann")
+    ticket = headers[0][1].partition(";")[0]
+    async with site.opened(path="/calling", headers=[(b"cookie", ticket.encode())]) as client:
         assert await client.ended() == close(4401, "another user")
 
 
@@ -351,3 +383,20 @@ async def test_cookies_that_calls_set_are_sent_and_those_of_repetitions_are_not(
         await site.asked(3)
     assert all(cookies.keys() <= {"session", "call"} for cookies in sent)
     assert "session" in sent[-1]
+
+
+async def test_what_a_thread_has_just_taken_is_not_made_for_who_has_left():
+    jobs, heard = [], []
+
+    def submit(job):
+        jobs.append(job)
+        return lambda: False
+
+    lane = SimpleNamespace(submit=submit)
+    handshakes = SimpleNamespace(repetitions=lane)
+    admission = SimpleNamespace(handshakes=handshakes, route_name="x", path_params={})
+    repetition = Repetition(admission, asyncio.get_running_loop(), heard.append)
+    repetition.cancel()
+    jobs[0]()
+    await asyncio.sleep(0)
+    assert not (repetition.has_begun or heard)

@@ -24,7 +24,7 @@ class Policy:
     def __init__(self):
         self.userid = "ann"
         self.permitted = True
-        #: What it raises, or does, when it is asked.
+        #: What it raises when it is asked, and what it calls when it knows its answer.
         self.error = None
         self.hold = None
         self.requests = []
@@ -33,18 +33,26 @@ class Policy:
         return self.userid
 
     def permits(self, request, context, permission):
+        permitted = self.permitted
         self.requests.append(request)
         if self.hold is not None:
             self.hold()
         if self.error is not None:
             raise self.error
-        return Allowed("yes") if self.permitted else Denied("no")
+        return Allowed("yes") if permitted else Denied("no")
 
 
 async def echoes(websocket):
     await websocket.accept()
     async for message in websocket:
         await websocket.send(message)
+
+
+async def lingers(websocket):
+    """Goes on for a while when its websocket is closed."""
+    await websocket.accept()
+    await websocket.wait_closed()
+    await asyncio.sleep(0.1)
 
 
 async def goes_on(stream):
@@ -122,9 +130,7 @@ class Client:
         self.sent.append(message)
 
     async def wait_until_open(self):
-        await wait_until(lambda: self.sent or self.task.done())
-        if self.task.done():
-            self.task.result()
+        await wait_until(lambda: self.sent)
 
     async def ended(self):
         """How it was ended by the server: the close code, or that of the last message."""
