@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 #: How many bytes in UTF-8 the reason of a websocket's close may have (RFC 6455 section 5.5).
 MOST_REASON = 123
 
-# What tells this process from others, together with its number: a fork has the same.
-_PROCESS = secrets.token_hex(8)
-
 
 class Word(NamedTuple):
     """``userid`` is to be disconnected, and its clients are told ``reason``."""
@@ -61,10 +58,15 @@ def make_word(userid: Any, reason: str) -> Word:
 
 
 class Disconnects:
-    """Gives words to all who listen; ``backend`` is what carries channels."""
+    """Gives words to all who listen here; ``backend`` is what carries channels.
+
+    Others are processes, and applications of this one that have channels of their own.
+    """
 
     def __init__(self, backend: Any) -> None:
-        #: Whether there are other processes that have to hear of a word.
+        self.backend = backend
+        self._token = secrets.token_hex(8)
+        #: Whether there are others that have to hear of a word.
         self.travels = not isinstance(backend, MemoryBackend)
         self._listeners: tuple[Callable[[Word], object], ...] = ()
 
@@ -72,24 +74,25 @@ class Disconnects:
         """Have ``listener(word)`` called for each word of this process, in the thread it is of."""
         self._listeners = (*self._listeners, listener)
 
+    @property
+    def name(self) -> str:
+        """By what this one is told from all others, its copies in forks of this process, too."""
+        return f"{self._token}-{os.getpid()}"
+
     def messages(self, word: Word) -> list[tuple[str, bytes]]:
-        """What is to be published so that other processes hear ``word``.
+        """What is to be published so that others hear ``word``.
 
         Raises TypeError for a userid that they could not be told.
         """
         if not self.travels:
             return []
-        said = {"user": _told(word.userid), "reason": word.reason, "by": _here()}
+        said = {"user": _told(word.userid), "reason": word.reason, "by": self.name}
         return [(RESERVED, b"j" + json.dumps(said, separators=(",", ":")).encode())]
 
     def give(self, word: Word) -> None:
         """Give ``word`` to this process; may be called in any thread."""
         for listener in self._listeners:
             listener(word)
-
-
-def _here() -> str:
-    return f"{_PROCESS}-{os.getpid()}"
 
 
 def _told(userid: Any) -> Any:
@@ -133,50 +136,53 @@ def _heard(told: Any) -> Any:
 
 
 class Listening(Subscription):
-    """Hears the words of other processes, on the event loop on which it is entered.
+    """Hears the words of others than ``disconnects``, on the event loop on which it is entered.
 
     ``hear(word)`` is called for each; ``doubt()`` where words may have been missed until now.
     """
 
-    __slots__ = ("_doubt", "_hear", "in_touch", "is_over")
+    __slots__ = ("_disconnects", "_doubt", "_hear", "_is_attached", "is_over")
 
     def __init__(
-        self, backend: Any, hear: Callable[[Word], object], doubt: Callable[[], object]
+        self,
+        disconnects: Disconnects,
+        hear: Callable[[Word], object],
+        doubt: Callable[[], object],
     ) -> None:
+        backend = disconnects.backend
         super().__init__(backend, Overflows(), (RESERVED,), {}, 1, 1, "drop_oldest", None)
+        self._disconnects = disconnects
         self._hear = hear
         self._doubt = doubt
-        #: Whether no word can be missed now.
-        self.in_touch = False
+        self._is_attached = False
         #: Whether none comes any more, as the channels were closed.
         self.is_over = False
 
     async def enter(self) -> None:
         """Listen from now on. May be tried again where it raises."""
+        self._is_attached = True
         try:
             await self._backend.attach(self)
         except BaseException:
-            await self._backend.detach(self)
+            await self.leave()
             raise
+        # Not every backend says that it could not be reached until now.
+        self._doubt()
 
     async def leave(self) -> None:
         """Listen no longer."""
-        await self._backend.detach(self)
+        if self._is_attached:
+            self._is_attached = False
+            await self._backend.detach(self)
 
     def begin(self, channel: str, event_id: str) -> None:
         super().begin(channel, event_id)
-        self.regain_touch()
-
-    def lose_touch(self) -> None:
-        self.in_touch = False
+        self._doubt()
 
     def regain_touch(self) -> None:
-        if not self.in_touch:
-            self.in_touch = True
-            self._doubt()
+        self._doubt()
 
     def end(self) -> None:
-        self.in_touch = False
         self.is_over = True
 
     def replay(self, items: Iterable[Item]) -> None:
@@ -190,12 +196,12 @@ class Listening(Subscription):
         try:
             said = item.data
             word = Word(_heard(said["user"]), str(said["reason"]))
-            is_own = said["by"] == _here()
+            is_own = said["by"] == self._disconnects.name
         except Exception as error:
             # A later version of this package says it in another way, say.
             log.warning("A disconnect that cannot be read: all are checked: %s", Shown(error))
             self._doubt()
             return
-        # This process has heard it already, when it was given.
+        # That has been heard already, when it was given.
         if not is_own:
             self._hear(word)

@@ -93,7 +93,7 @@ def make_asgi_app(config, wsgi_app=None):
     connections = Connections(channels_of(config.registry), revalidation)
 
     async def drain():
-        connections.revalidate_no_more()
+        connections.stop()
         await asyncio.gather(bridge.drain(), handshakes.drain(shutdown_timeout), quirks.drain())
 
     factories = config.registry.getUtility(ILifespanFactories)

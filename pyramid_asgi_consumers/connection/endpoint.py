@@ -140,8 +140,8 @@ class Endpoint:
         connections = self.connections.of(shared.loop)
         async with EarlyEvents(receive) as early:
             with self.limit:
+                await connections.listen()
                 with connections.handshake() as handshake:
-                    await connections.listen()
                     admission = await self._admitted(scope, send, early)
                 if admission is None:
                     return
@@ -150,7 +150,7 @@ class Endpoint:
                     return await refuse(scope, send, 403)
                 connection = Connection(self.consumer, admission)
                 with (
-                    connections.connected(connection),
+                    connections.connected(connection, handshake),
                     self._places.taken(admission.userid) as has_place,
                 ):
                     if not has_place:

@@ -5,7 +5,9 @@ The rules:
 - A handshake is noted before it begins, and looked at again when it has ended: a word that came
   meanwhile counts for it.
 - Before that, this process listens for the words of other processes. Where it cannot, it lets
-  people in all the same, and looks at all of them as soon as it can.
+  people in all the same, and looks at all of them as soon as it can: also at those whose handshake
+  is under way by then.
+- Who has become nobody while a word came may have been let in as somebody: it is looked at again.
 - Everything here runs on the event loop of the connections. A thread only hands in a word.
 """
 
@@ -73,8 +75,8 @@ class Connection:
         """Close a websocket with ``code`` and ``reason``, end an event stream, cancel others."""
         if not self.is_over:
             self.is_over = True
-            log.info("%s is closed with %d: %s", self.consumer, code, Shown(reason))
             self._close(code, reason)
+            log.info("%s is closed with %d: %s", self.consumer, code, Shown(reason))
 
 
 class Handshake:
@@ -82,10 +84,20 @@ class Handshake:
 
     def __init__(self) -> None:
         self.words: list[Word] = []
+        #: Whether a word may have been missed meanwhile.
+        self.has_missed = False
 
     def is_put_out(self, userid: Any) -> bool:
         """Whether a word was for the user that it turned out to be."""
         return any(word.userid == userid for word in self.words)
+
+    def is_doubtful(self, userid: Any) -> bool:
+        """Whether nobody knows if a word was for the user that it turned out to be.
+
+        A policy may look into a table each time that it is asked. Then it has let somebody in who
+        was nobody a moment later, when it was asked who that is.
+        """
+        return self.has_missed or (userid is None and bool(self.words))
 
 
 class Connections:
@@ -111,14 +123,14 @@ class Connections:
             )
         return found
 
-    def revalidate_no_more(self) -> None:
+    def stop(self) -> None:
         """Ask no more who may stay of those on the running event loop: its server stops."""
         found = self._by_loop.get(asyncio.get_running_loop())
         if found is not None:
-            found.watch.end()
+            found.stop()
 
     def _hear(self, word: Word) -> None:
-        for loop, connections in list(self._by_loop.items()):
+        for loop, connections in self._by_loop.copy().items():
             with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(connections.put_out, word)
 
@@ -150,11 +162,13 @@ class LoopConnections:
             del self._under_way[handshake]
 
     @contextmanager
-    def connected(self, connection: Connection) -> Iterator[None]:
-        """``connection`` is open for the time of the block."""
+    def connected(self, connection: Connection, handshake: Handshake) -> Iterator[None]:
+        """``connection``, which ``handshake`` has let in, is open for the time of the block."""
         mine = self._by_user.setdefault(_key(connection.userid), {})
         mine[connection] = None
-        self.open[connection] = self.watch.add(connection)
+        self.open[connection] = stay = self.watch.add(connection)
+        if handshake.is_doubtful(connection.userid):
+            stay.check()
         try:
             yield
         finally:
@@ -170,12 +184,24 @@ class LoopConnections:
         for handshake in self._under_way:
             handshake.words.append(word)
         for connection in list(self._by_user.get(_key(word.userid), ())):
-            if connection.userid == word.userid:
-                connection.put_out(PUT_OUT, word.reason)
+            try:
+                if connection.userid == word.userid:
+                    connection.put_out(PUT_OUT, word.reason)
+            except Exception:
+                # The others are closed all the same.
+                log.exception("A connection to %s cannot be closed", connection.consumer)
 
     def check_all(self) -> None:
         """Look at all connections again: a word may have been missed."""
+        for handshake in self._under_way:
+            handshake.has_missed = True
         self.watch.check_all(SPREAD)
+
+    def stop(self) -> None:
+        """Look at nobody any more, and try no more to listen, until the next handshake."""
+        self.watch.end()
+        if self._entering is not None:
+            self._entering.cancel()
 
     # What other processes say.
 
@@ -183,10 +209,10 @@ class LoopConnections:
         """Wait until this process hears what others say, or for as long as handshakes wait."""
         if not self._channels.disconnects.travels:
             return
-        if self._listening is None or self._listening.is_over:
+        if self._listening is None or self._listening.is_over or self._was_cancelled():
             before = self._listening
-            backend = self._channels.backend
-            self._listening = Listening(backend, self.put_out, self.check_all)
+            disconnects = self._channels.disconnects
+            self._listening = Listening(disconnects, self.put_out, self.check_all)
             self._patience = self._loop.time() + PATIENCE
             # What it does has nothing to do with the connection that came first.
             self._entering = contextvars.Context().run(
@@ -198,13 +224,18 @@ class LoopConnections:
             if seconds > 0:
                 await asyncio.wait({entering}, timeout=seconds)
 
+    def _was_cancelled(self) -> bool:
+        # As the server stopped, which may start again; or by who cancels all tasks of the loop.
+        return self._entering is not None and self._entering.cancelled()
+
 
 async def _enter(listening: Listening, before: Listening | None) -> None:
-    if before is not None:
-        await before.leave()
     pause = AGAIN
     while True:
         try:
+            if before is not None:
+                await before.leave()
+                before = None
             return await listening.enter()
         except Exception as error:
             if listening.is_over:

@@ -11,7 +11,8 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.channels import channels_of
-from pyramid_asgi_consumers.channels import disconnects as words
+from pyramid_asgi_consumers.channels.disconnects import Disconnects, Word
+from pyramid_asgi_consumers.channels.events import RESERVED, Gap
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.connection import users
 from pyramid_asgi_consumers.events import function
@@ -21,6 +22,7 @@ from pyramid_asgi_consumers.exceptions import (
     WebSocketDisconnect,
 )
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
+from pyramid_asgi_consumers.lifespan import running
 from pyramid_asgi_consumers.testing import TestApp
 from tests.support.asgi import CONNECT, body_of, http_scope, websocket_scope
 from tests.support.channels import until
@@ -57,6 +59,14 @@ class Project:
     @property
     def channels(self):
         return channels_of(self.config.registry)
+
+    @property
+    def connections(self):
+        return self.app.connections.of(asyncio.get_running_loop())
+
+    @property
+    def listens(self):
+        return self.connections._entering is not None and self.connections._entering.done()
 
     async def put_out(self, userid="ann", reason="bye"):
         await self.channels.disconnect(userid, reason)
@@ -513,7 +523,7 @@ async def test_who_has_no_place_is_refused_and_no_more(project):
     )
     first, second = Client(project), Client(project)
     second.takes.clear()
-    connections = project.app.connections.of(asyncio.get_running_loop())
+    connections = project.connections
     await until(lambda: len(connections.open) == 2)
     await project.put_out()
     second.takes.set()
@@ -603,7 +613,7 @@ async def test_a_page_logs_out_of_the_sockets_that_a_test_has_open(project):
 
 async def test_who_was_here_takes_no_memory(project):
     serves(project, "websocket", accepting(project, receiving), **GUARDED)
-    connections = project.app.connections.of(asyncio.get_running_loop())
+    connections = project.connections
     for user in ("ann", "a,b"):
         clients = [Client(project, user=user) for _ in range(3)]
         await until(lambda: len(connections.open) == 3)  # noqa: B023
@@ -638,7 +648,9 @@ class Bus:
     def __init__(self):
         self._memory = MemoryBackend()
         self.attached = []
+        self.detached = []
         self.errors = []
+        self.detach_errors = []
         self.go = asyncio.Event()
         self.go.set()
 
@@ -652,6 +664,12 @@ class Bus:
             raise self.errors.pop(0)
         await self._memory.attach(subscription)
 
+    async def detach(self, subscription):
+        self.detached.append(subscription)
+        if self.detach_errors:
+            raise self.detach_errors.pop()
+        await self._memory.detach(subscription)
+
     async def aclose(self):
         for subscription in self.attached:
             subscription.end()
@@ -664,11 +682,9 @@ def bus(project):
     return backend
 
 
-async def from_elsewhere(project, bus, userid="ann"):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(words, "_PROCESS", "another")
-        messages = project.channels.disconnects.messages(words.Word(userid, "bye"))
-    await bus.publish(*messages[0])
+async def from_elsewhere(bus, userid="ann"):
+    (message,) = Disconnects(bus).messages(Word(userid, "bye"))
+    await bus.publish(*message)
 
 
 async def test_another_process_puts_out_a_user(project, bus):
@@ -678,7 +694,7 @@ async def test_another_process_puts_out_a_user(project, bus):
     late = Client(project)
     await until(lambda: len(project.happened) == 3)
     assert len(bus.attached) == 1
-    await from_elsewhere(project, bus)
+    await from_elsewhere(bus)
     for put_out in (client, late):
         assert (await put_out.ended())[-1] == CLOSED
     await other.leave()
@@ -697,8 +713,8 @@ async def test_handshakes_wait_together_and_not_for_long_until_it_listens(
     late = Client(project)
     await until(lambda: len(project.happened) == 6)
     bus.go.set()
-    await until(lambda: bus.attached[0].in_touch)
-    await from_elsewhere(project, bus)
+    await until(lambda: project.listens)
+    await from_elsewhere(bus)
     for client in (*clients, late):
         assert (await client.ended())[-1] == CLOSED
 
@@ -710,9 +726,9 @@ async def test_what_cannot_be_entered_is_tried_again(project, bus, monkeypatch, 
     bus.errors = [error, ChannelsError("nor now")]
     serves(project, "websocket", accepting(project, receiving), **GUARDED)
     client = Client(project)
-    await until(lambda: bus.attached and bus.attached[0].in_touch)
+    await until(lambda: project.listens)
     await until(lambda: project.happened)
-    await from_elsewhere(project, bus)
+    await from_elsewhere(bus)
     assert (await client.ended())[-1] == CLOSED
     lines = [record for record in caplog.records if "is not heard" in record.getMessage()]
     assert [bool(record.exc_info) for record in lines] == [isinstance(error, KeyError), False]
@@ -726,7 +742,7 @@ async def test_it_listens_again_after_the_channels_were_closed(project, bus):
     client = Client(project)
     await until(lambda: len(project.happened) == 3)
     assert len(bus.attached) == 2
-    await from_elsewhere(project, bus)
+    await from_elsewhere(bus)
     assert (await client.ended())[-1] == CLOSED
 
 
@@ -741,7 +757,98 @@ async def test_channels_that_are_closed_as_it_enters_them_are_not_tried_again(
     assert client.codes == [1000]
     await bus.aclose()
     bus.go.set()
-    connections = project.app.connections.of(asyncio.get_running_loop())
-    await until(lambda: connections._entering.done())
+    await until(lambda: project.listens)
     assert bus.errors == []
     assert len(bus.attached) == 1
+
+
+async def test_another_application_of_this_process_puts_out_a_user(project, bus):
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    client = Client(project)
+    await until(lambda: project.happened)
+    other = Project()
+    other.config.set_channels_backend(bus)
+    other.config.commit()
+    await other.put_out()
+    assert (await client.ended())[-1] == CLOSED
+
+
+async def test_who_was_let_in_as_a_word_may_have_been_missed_is_looked_at_again(project, bus):
+    loop = asyncio.get_running_loop()
+
+    async def miss():
+        bus.attached[0].put(Gap(RESERVED, None))
+
+    def factory(request):
+        if "asgi.revalidation" in request.environ:
+            project.happened.append("looked at again")
+        else:
+            asyncio.run_coroutine_threadsafe(miss(), loop).result(20)
+        return object()
+
+    serves(project, "websocket", accepting(project, receiving), factory=factory, **GUARDED)
+    client = Client(project)
+    await until(lambda: "looked at again" in project.happened)
+    await client.leave()
+    assert client.codes == [1000]
+
+
+async def test_a_word_that_one_connection_cannot_take_is_for_the_others(project, caplog):
+    class Odd(list):
+        def __eq__(self, other):
+            raise ValueError("not comparable")
+
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    odd, client = Client(project, user="a,b"), Client(project, user="a,c")
+    await until(lambda: len(project.happened) == 2)
+    first, _ = project.connections.open
+    first.userid = Odd()
+    await project.put_out(["a", "c"])
+    assert (await client.ended())[-1] == CLOSED
+    assert "cannot be closed" in caplog.text
+    await odd.leave()
+    assert odd.codes == [1000]
+
+
+async def test_it_listens_again_after_all_tasks_were_cancelled(project, bus, monkeypatch):
+    monkeypatch.setattr(users, "PATIENCE", 0.01)
+    bus.go.clear()
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    await Client(project).leave()
+    project.connections._entering.cancel()
+    await until(lambda: project.listens)
+    bus.go.set()
+    client = Client(project)
+    await until(lambda: len(project.happened) == 3)
+    await from_elsewhere(bus)
+    assert (await client.ended())[-1] == CLOSED
+    assert bus.detached == bus.attached[:1]
+
+
+async def test_what_cannot_be_left_does_not_keep_it_from_listening(project, bus, monkeypatch):
+    monkeypatch.setattr(users, "AGAIN", 0.01)
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    await Client(project).leave()
+    await bus.aclose()
+    bus.detach_errors = [KeyError("x")]
+    client = Client(project)
+    await until(lambda: len(bus.attached) == 2 and project.listens)
+    await from_elsewhere(bus)
+    assert (await client.ended())[-1] == CLOSED
+    assert bus.detached == bus.attached[:1]
+
+
+async def test_an_application_that_stops_tries_no_more_to_listen(project, bus, monkeypatch):
+    monkeypatch.setattr(users, "PATIENCE", 0.01)
+    bus.errors = [ChannelsError("not yet")] * 9
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    async with running(project.app):
+        await Client(project).leave()
+        assert not project.listens
+    assert project.listens
+
+
+async def test_an_application_that_has_heard_of_nobody_stops(project, bus):
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    async with running(project.app):
+        assert bus.attached == []
