@@ -215,6 +215,24 @@ def test_a_guarded_consumer(section, config):
     assert testapp.get("/texts").json == ["hello"]
 
 
+def test_a_log_out_closes_what_its_user_has_open(config):
+    config.add_route("log_out", "/log-out")
+    config.add_view(run_block("Who may stay").log_out, route_name="log_out")
+
+    async def wait(websocket):
+        await websocket.accept()
+        await websocket.wait_closed()
+
+    config.add_websocket("/rooms/{room}", wait, permission="speak", factory=Room)
+    testapp = TestApp(config.make_asgi_app())
+    testapp.post("/login", {"name": "ann"})
+    with testapp.websocket("/rooms/blue") as websocket:
+        testapp.post("/log-out")
+        assert closing_code(websocket) == 4401
+    with pytest.raises(WebSocketDenied, match="403"):
+        testapp.websocket("/rooms/blue").__enter__()
+
+
 def test_channels(config):
     def message(text):
         return Message(text=text, author="ann")
@@ -327,7 +345,7 @@ def test_what_a_function_raises_closes_with_a_code(row, func, code, config):
 def test_the_table_has_these_codes_and_those_of_servers():
     table = SECTIONS["A function of a websocket"].partition("closing code")[2]
     codes = re.findall(r"^(\d+(?: \+ status)?)  ", table, re.MULTILINE)
-    assert {*codes} == {row for row, _, _ in CLOSED} | {"1009", "1012"}
+    assert {*codes} == {row for row, _, _ in CLOSED} | {"1009", "1012", "4401"}
 
 
 def user(request):

@@ -72,6 +72,10 @@ class SecurityPolicy:
         user = self.identity(request)
         return None if user is None else user.name
 
+    def forget(self, request):
+        request.session.invalidate()
+        return []
+
     def permits(self, request, context, permission):
         principals = [Everyone] if self.identity(request) is None else [Everyone, Authenticated]
         return self.acl.permits(context, principals, permission)
