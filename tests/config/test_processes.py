@@ -35,6 +35,7 @@ def test_a_command_line_tells(command, variables, expected):
 WITH_WORKERS = [name for name in COMMANDS if name != "daphne" and name.count("-") == 0]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", [*WITH_WORKERS, "uvicorn-websockets"])
 def test_several_processes_with_channels_in_memory_are_warned_of(name, count, tmp_path):

@@ -5,6 +5,8 @@ import pytest
 from tests.support import clients
 from tests.support.servers import HOST
 
+pytestmark = pytest.mark.once
+
 APP = "tests.apps.environapp:app"
 
 

@@ -73,6 +73,7 @@ def test_a_dispatcher_that_hands_the_lifespan_on_is_enough(name, tmp_path):
     assert "pyramid_asgi_consumers" not in log.partition(TRACEBACK)[2]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_page_cannot_name_its_own_host_behind_the_prefix_of_a_dispatcher(name, tmp_path):
     with running(name, tmp_path, app="tests.apps.mountedapp:dispatcher") as server:

@@ -9,6 +9,8 @@ from tests.support import clients
 from tests.support.pserve import SERVERS, pserve
 from tests.support.servers import DEADLINE, wait_until
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, tmp_path_factory):

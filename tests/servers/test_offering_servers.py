@@ -7,6 +7,8 @@ import pytest
 from tests.support import clients
 from tests.support.servers import TRACEBACK
 
+pytestmark = pytest.mark.once
+
 APP = "tests.apps.offeringapp:app"
 
 

@@ -71,6 +71,7 @@ GRACE = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SERVERS)
 def test_clients_that_neither_read_nor_write_keep_it_for_a_time(name, tmp_path):
     port = free_port()
@@ -99,6 +100,7 @@ def test_it_stops_though_cancellations_are_swallowed(name, tmp_path):
     assert "destroyed" not in log
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_change_restarts_it(name, tmp_path):
     with pserve(name, tmp_path, "--reload") as server:
@@ -130,6 +132,7 @@ def page_over_unix_socket(path, server):
         return clients.read_until(connection, b"The first page")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_unix_socket(name, tmp_path):
     path = tmp_path / "socket"
@@ -143,6 +146,7 @@ def test_a_unix_socket(name, tmp_path):
         assert page_over_unix_socket(path, server)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_file_descriptor(name, tmp_path):
     with socket.create_server((HOST, 0)) as listener:
@@ -164,6 +168,7 @@ def test_hypercorn_stops_in_good_order_after_max_requests(tmp_path):
         assert "The context is left" in server.logged()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["pipeline", "composite"])
 def test_a_pipeline_or_a_composite_is_refused(kind, tmp_path):
     ini = write_ini(tmp_path / "test.ini", "uvicorn")

@@ -9,6 +9,8 @@ from tests.support import clients
 from tests.support.pserve import SERVERS, WRONG, failure, listening, pserve
 from tests.support.servers import DEADLINE, HOST, free_port
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     "name, known",

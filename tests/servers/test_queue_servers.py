@@ -10,6 +10,8 @@ from tests.servers.test_servers import CANNOT, LEFT_EARLY
 from tests.support import clients
 from tests.support.servers import TRACEBACK, wait_until
 
+pytestmark = pytest.mark.once
+
 APP = "tests.apps.queueapp:app"
 
 # Of a crowd that leaves at once.

@@ -6,6 +6,8 @@ from tests.servers.test_servers import LATE_ERRORS, check
 from tests.support import clients
 from tests.support.servers import free_port, started, wait_until
 
+pytestmark = pytest.mark.once
+
 APP = "tests.apps.sentryapp:app"
 
 # Reports of the servers themselves: of one that settles, of a websocket that was refused.

@@ -43,6 +43,7 @@ def test_sigterm_stops_it(name, tmp_path):
     assert "destroyed" not in log
 
 
+@pytest.mark.once
 def test_a_task_that_a_function_has_started_does_not_hold_it_up(name, tmp_path):
     with running(name, tmp_path, APP) as server, clients.websocket(server, "/stubborn/parent"):
         assert server.stop() in (0, -signal.SIGTERM)
