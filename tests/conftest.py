@@ -7,6 +7,30 @@ from pyramid.config import Configurator
 from pyramid_asgi_consumers.websocket import watcher
 from tests.support.redis_server import running_redis
 
+#: The files that take longest: they begin first, so that none of them goes on alone at the end.
+LONGEST = [
+    "test_endless_servers.py",
+    "test_soak.py",
+    "test_servers_base.py",
+    "test_deployment.py",
+    "test_leaving_servers.py",
+    "test_servers_wrapped.py",
+    "test_servers.py",
+    "test_stopping_servers.py",
+    "test_bodies_servers.py",
+    "test_resuming_servers.py",
+    "test_limits_servers.py",
+    "test_pserve.py",
+    "test_pserve_options.py",
+    "test_websocket_servers.py",
+    "test_mounted_servers.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
