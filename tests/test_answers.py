@@ -1,10 +1,10 @@
-"""README's recipe for work that outlives its reader, over each backend of channels."""
+"""Work that outlives its reader, as docs/streams.rst has it, over each backend of channels."""
 
 import pytest
 from pyramid.config import Configurator
 
 from pyramid_asgi_consumers.testing import TestApp
-from tests.test_readme import run_block
+from tests.support.pages import run_block
 
 QUESTION = " ".join(f"word{number}" for number in range(20))
 
@@ -13,7 +13,7 @@ def application(url, history="1000"):
     settings = {"asgi.channels": url, "asgi.channels.history": history}
     config = Configurator(settings=settings)
     config.include("pyramid_asgi_consumers")
-    module = run_block("Async views", 1, config=config)
+    module = run_block("streams", 2, config=config)
     return module, config.make_asgi_app()
 
 

@@ -1,11 +1,7 @@
-"""A page with a websocket, whose session lasts for five seconds: the lines are README's.
+"""A page with a websocket, whose session lasts for five seconds, by the lines of docs/users.rst.
 
 Each click is a request that issues the session anew.
 """
-
-import re
-import textwrap
-from pathlib import Path
 
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPSeeOther
@@ -14,24 +10,16 @@ from pyramid.security import Allowed, Denied
 from pyramid.session import SignedCookieSessionFactory
 
 from tests.support.logs import log_to_stderr
+from tests.support.pages import javascript
 
 log_to_stderr()
-
-README = (Path(__file__).parent.parent.parent / "README.rst").read_text()
-(LINES,) = [
-    textwrap.dedent(lines)
-    for lines in re.findall(
-        r"^\.\. code-block:: javascript\n\n((?:    .*\n|\n)+)", README, re.MULTILINE
-    )
-    if "function connect(" in lines
-]
 
 PAGE = f"""<!doctype html>
 <title>Clicks</title>
 <button>Click</button> <output></output>
 <ol></ol>
 <script>
-{LINES}
+{javascript("users", "connect")}
 function show(text) {{
     const item = document.createElement("li");
     item.textContent = text;

@@ -1,30 +1,25 @@
-"""A page that follows the news, by the lines of README.rst, over restarts of its server.
+"""A page that follows the news, by the lines of docs/streams.rst, over restarts of its server.
 
 Environment variables: ``CHANNELS`` is ``asgi.channels``, ``NEWS`` the name of the channel.
 """
 
 import logging
 import os
-import re
-import textwrap
-from pathlib import Path
 
 from pyramid.config import Configurator
 from pyramid.response import Response
 
 from tests.support.logs import log_to_stderr
+from tests.support.pages import javascript
 
 log_to_stderr()
 log = logging.getLogger("resumingapp")
-
-README = (Path(__file__).parent.parent.parent / "README.rst").read_text()
-LINES, *_ = re.findall(r"^\.\. code-block:: javascript\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
 
 PAGE = f"""<!doctype html>
 <title>News</title>
 <ol></ol>
 <script>
-{textwrap.dedent(LINES)}
+{javascript("streams", "follow")}
 function show(news) {{
     const item = document.createElement("li");
     item.textContent = news;

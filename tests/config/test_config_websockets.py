@@ -1,9 +1,6 @@
 """``add_websocket`` and ``websocket_config``, and what can be a function."""
 
 import functools
-import textwrap
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from pyramid.exceptions import ConfigurationConflictError
@@ -14,6 +11,7 @@ from pyramid_asgi_consumers import asgi_consumer_config, websocket_config
 from pyramid_asgi_consumers.exceptions import ConfigurationError
 from tests.support.asgi import CONNECT, run, websocket_scope
 from tests.support.events import text
+from tests.support.pages import run_block
 from tests.support.websockets import left, serve
 
 
@@ -60,14 +58,9 @@ def test_the_introspectable_has_the_function(config):
     )
 
 
-async def test_the_readme_s_function():
-    readme = (Path(__file__).parent.parent.parent / "README.rst").read_text()
-    section = readme.partition("\nA function of a websocket\n")[2]
-    code = section.partition("code-block:: python\n")[2].partition("\n``@websocket_config")[0]
-    module = ModuleType("chat")
-    exec(textwrap.dedent(code), vars(module))
+async def test_the_function_of_the_documentation():
     sent = await serve(
-        module.chat,
+        run_block("websockets").chat,
         text("Hello"),
         left(),
         path="/chat/{room}",

@@ -1,6 +1,6 @@
 """The cookiecutter's own conftest.py, without alembic and with one import changed.
 
-At its end are the fixtures of the README, for what is to be seen when it was committed.
+At its end are the fixtures of docs/testing.rst, for what is to be seen when it was committed.
 """
 
 import os

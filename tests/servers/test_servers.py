@@ -35,7 +35,7 @@ LEFT_EARLY = "A websocket's client may leave a queue"
 NOT_HELD_UP = "A client that reads nothing holds up no stop"
 
 #: What servers cannot do. Each server is held to each line, so that one that learns it fails the
-#: test; README.rst has the same table.
+#: test; docs/servers.rst has the same table.
 CANNOT = {
     "Startup and shutdown are told": {"daphne"},
     DENIAL: {"daphne", "gunicorn"},
@@ -106,7 +106,7 @@ def happened(server, what):
 # The table.
 
 
-def test_the_readme_has_the_table():
+def test_the_documentation_has_the_table():
     servers = {
         "Daphne": {"daphne"},
         "Uvicorn": UVICORN,
@@ -115,8 +115,8 @@ def test_the_readme_has_the_table():
         "Granian": {"granian"},
         "Gunicorn": {"gunicorn"},
     }
-    readme = (PROJECT / "README.rst").read_text()
-    table = re.split(r"\nwhat +not on ", readme)[1].split("\n===")[1]
+    page = (PROJECT / "docs" / "servers.rst").read_text()
+    table = re.split(r"\nwhat +not on ", page)[1].split("\n===")[1]
     rows = (re.split(r"  +", line) for line in table.splitlines()[1:] if line[:1].strip())
     shown = {
         what: set().union(*(servers[name] for name in names.split(", "))) for what, names, _ in rows

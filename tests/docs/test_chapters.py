@@ -1,18 +1,13 @@
-"""README.rst: its examples run, no name in them is missing, and what it says of errors is so."""
+"""What README and the pages show does what they say, and what they say of errors is so."""
 
-import builtins
-import dis
 import importlib
 import re
-import sys
-import textwrap
+from configparser import ConfigParser
 from contextlib import contextmanager
-from importlib.metadata import metadata
-from pathlib import Path
-from types import CodeType, ModuleType
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationConflictError
 from pyramid.httpexceptions import HTTPForbidden, HTTPNotFound
 from pyramid.response import Response
@@ -22,100 +17,21 @@ from transaction.interfaces import NoTransaction
 
 from pyramid_asgi_consumers import InvalidMessage, SubscriptionOverflow
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
-from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect
-from tests.cookiecutter import conftest
+from pyramid_asgi_consumers.testing import TestApp, WebSocketDenied, WebSocketDisconnect, serving
 from tests.support import clients
-from tests.support.project import Message, Room, User, make_config, make_engine, texts
+from tests.support.pages import PAGES, PROJECT, blocks, run_block, text_of
+from tests.support.project import Message, Room, User
 from tests.support.servers import running
-
-HERE = Path(__file__).parent
-README = (HERE.parent / "README.rst").read_text()
-
-BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", re.MULTILINE)
-TITLE = re.compile(r"^(.+)\n-+$", re.MULTILINE)
-
-#: The blocks of code in each section.
-_, *_parts = TITLE.split(README)
-SECTIONS = dict(zip(_parts[::2], _parts[1::2], strict=True))
-BLOCKS = {
-    (title, number): textwrap.dedent(block).rstrip() + "\n"
-    for title, body in SECTIONS.items()
-    for number, block in enumerate(BLOCK.findall(body))
-}
-
-#: Those that are saved as a module, and those that go into a conftest.py.
-SAVED = {("A first example", 0): "app", ("A whole example", 0): "chat"}
-FIXTURES = ("Testing", 2)
-
-
-@pytest.fixture
-def config(tmp_path):
-    engine = make_engine(tmp_path / "test.db")
-    config = make_config(engine)
-    config.add_route("texts", "/texts")
-    config.add_view(texts, route_name="texts", renderer="json")
-    config.commit()
-    yield config
-    engine.dispose()
-
-
-@pytest.fixture
-def directory(tmp_path, monkeypatch):
-    """The directory of somebody who has saved the examples, and works there."""
-    for block, name in SAVED.items():
-        (tmp_path / f"{name}.py").write_text(BLOCKS[block])
-    (tmp_path / "production.ini").write_text("[app:main]\nuse = call:app:main\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for name in SAVED.values():
-        sys.modules.pop(name, None)
-
-
-def run_block(title, number=0, **names):
-    """Run a block of a section, where these names are known; return it as a module."""
-    module = ModuleType("example")
-    vars(module).update(names)
-    exec(BLOCKS[title, number], vars(module))
-    return module
-
-
-def global_names(code):
-    """The names that ``code``, and the functions in it, look up outside themselves."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield instruction.argval
-        elif isinstance(instruction.argval, CodeType):
-            yield from global_names(instruction.argval)
-
-
-@pytest.mark.parametrize(("title", "number"), BLOCKS)
-def test_a_block_runs_and_knows_all_its_names(title, number, config, directory):
-    given = {"config": config, "Message": Message, "Room": Room}
-    if (title, number) in SAVED:
-        module = importlib.import_module(SAVED[title, number])
-    elif (title, number) == FIXTURES:
-        module = run_block(title, number, **vars(conftest))
-    else:
-        module = run_block(title, number, **given)
-    # What classes name is theirs, or already there.
-    known = {*vars(module), *vars(builtins), *_class_names(module)}
-    code = compile(BLOCKS[title, number], title, "exec")
-    assert {*global_names(code)} <= known
-    config.commit()
-
-
-def _class_names(module):
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
-    return {name for each in classes for name in (*vars(each), "__name__", "__qualname__")}
 
 
 def test_the_extras_to_install_are_there():
-    pages = README + (HERE.parent / "docs/moving.rst").read_text()
-    named = {*re.findall(r"\[(\w+)\][\"']", pages)}
-    named |= {*re.findall(r"``(\w+)``", SECTIONS["Installing"])}
+    named = {name for page in PAGES for name in re.findall(r"\[(\w+)\][\"']", text_of(page))}
+    others = text_of("README").partition("The other extras are")[2].partition(".")[0]
+    named |= {*re.findall(r"``(\w+)``", others)}
     assert {"uvicorn", "daphne", "redis"} <= named
-    assert named <= {*metadata("pyramid_asgi_consumers").get_all("Provides-Extra")}
+    setup = ConfigParser()
+    setup.read(PROJECT / "setup.cfg")
+    assert named <= {*setup["options.extras_require"]}
 
 
 def test_the_first_example_is_served_as_it_says(directory):
@@ -129,13 +45,13 @@ def test_the_first_example_is_served_as_it_says(directory):
 
 
 def test_the_first_test_passes(directory):
-    run_block("Testing").test_page_and_websocket()
+    run_block("testing").test_page_and_websocket()
 
 
 def test_the_event_stream_relays_what_is_published_and_resumes():
     config = Configurator(settings={"asgi.channels.history": "10"})
     config.include("pyramid_asgi_consumers")
-    news = run_block("Event streams").news
+    news = run_block("streams").news
     config.add_event_stream("/news", news, permission=NO_PERMISSION_REQUIRED)
     config.add_route("publish", "/publish")
     config.add_view(
@@ -169,7 +85,7 @@ def test_the_test_of_a_stream_passes():
         config.add_view(publish, route_name="publish")
         app = config.make_asgi_app()
     with TestApp(app) as testapp:
-        run_block("Testing", 1).test_a_reader_that_comes_back_misses_nothing(testapp)
+        run_block("testing", 1).test_a_reader_that_comes_back_misses_nothing(testapp)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +96,13 @@ def test_the_test_of_a_stream_passes():
     ],
 )
 def test_the_whole_example_passes_its_test(name, directory):
-    module = run_block("A whole example", 1)
+    module = run_block("quickstart", 1)
     with contextmanager(module.testapp.__wrapped__)() as testapp:
         vars(module)[name](testapp)
 
 
 def test_the_whole_example_has_rooms_and_takes_text(directory):
-    module = run_block("A whole example", 1)
+    module = run_block("quickstart", 1)
     with contextmanager(module.testapp.__wrapped__)() as testapp:
         testapp.post("/login", {"name": "ann"})
         with pytest.raises(WebSocketDenied, match="404"):
@@ -199,12 +115,13 @@ def test_the_whole_example_has_rooms_and_takes_text(directory):
 
 def test_the_cookiecutter_has_the_fixtures():
     # Its tests use them.
-    assert BLOCKS[FIXTURES] in (HERE / "cookiecutter" / "conftest.py").read_text()
+    conftest = PROJECT / "tests" / "cookiecutter" / "conftest.py"
+    assert blocks("testing")[2].code in conftest.read_text()
 
 
-@pytest.mark.parametrize("section", ["Guarded consumers", "ASGI consumers, mounts and lifespan"])
-def test_a_guarded_consumer(section, config):
-    run_block(section, config=config, Message=Message, Room=Room)
+@pytest.mark.parametrize(("page", "number"), [("handshakes", 0), ("consumers", 1)])
+def test_a_guarded_consumer(page, number, config):
+    run_block(page, number, config=config, Message=Message, Room=Room)
     testapp = TestApp(config.make_asgi_app())
     with pytest.raises(WebSocketDenied, match="403"):
         testapp.websocket("/rooms/blue").__enter__()
@@ -215,29 +132,11 @@ def test_a_guarded_consumer(section, config):
     assert testapp.get("/texts").json == ["hello"]
 
 
-def test_a_log_out_closes_what_its_user_has_open(config):
-    config.add_route("log_out", "/log-out")
-    config.add_view(run_block("Who may stay").log_out, route_name="log_out")
-
-    async def wait(websocket):
-        await websocket.accept()
-        await websocket.wait_closed()
-
-    config.add_websocket("/rooms/{room}", wait, permission="speak", factory=Room)
-    testapp = TestApp(config.make_asgi_app())
-    testapp.post("/login", {"name": "ann"})
-    with testapp.websocket("/rooms/blue") as websocket:
-        testapp.post("/log-out")
-        assert closing_code(websocket) == 4401
-    with pytest.raises(WebSocketDenied, match="403"):
-        testapp.websocket("/rooms/blue").__enter__()
-
-
 def test_channels(config):
     def message(text):
         return Message(text=text, author="ann")
 
-    example = run_block("Channels", Message=message)
+    example = run_block("channels", Message=message)
     config.add_websocket("/room", example.room)
     config.add_route("message", "/message")
     config.add_view(example.add_message, route_name="message", renderer="json")
@@ -250,7 +149,7 @@ def test_channels(config):
 
 def test_a_page_goes_on_from_what_it_shows(config):
     config.set_channels_backend(MemoryBackend(history=10))
-    example = run_block("Channels", 1, Message=Message)
+    example = run_block("channels", 1, Message=Message)
     for name in "messages", "message":
         config.add_route(name, f"/{name}")
     config.add_view(example.messages, route_name="messages", renderer="json")
@@ -275,7 +174,7 @@ def test_a_page_goes_on_from_what_it_shows(config):
 
 
 def test_a_lifespan_and_a_mount(config):
-    run_block("ASGI consumers, mounts and lifespan", 1, config=config)
+    run_block("consumers", 2, config=config)
 
     def state(request):
         return Response(type(request.environ["asgi.scope"]["state"]["http_client"]).__name__)
@@ -343,9 +242,9 @@ def test_what_a_function_raises_closes_with_a_code(row, func, code, config):
 
 
 def test_the_table_has_these_codes_and_those_of_servers():
-    table = SECTIONS["A function of a websocket"].partition("closing code")[2]
+    table = text_of("security").partition("closing code")[2]
     codes = re.findall(r"^(\d+(?: \+ status)?)  ", table, re.MULTILINE)
-    assert {*codes} == {row for row, _, _ in CLOSED} | {"1009", "1012", "4401"}
+    assert {*codes} == {row for row, _, _ in CLOSED} | {"1000", "1009", "1012", "4401"}
 
 
 def user(request):
@@ -444,3 +343,113 @@ def test_what_is_done_on_leaving_stands_around_the_relay(config):
         # Oneself too, and each member once.
         assert one.receive_json() == other.receive_json() == ["ann"]
     assert left == ["ann", "ann"]
+
+
+# The chapters' own examples.
+
+
+def test_the_kinds_of_consumers_are_served(directory):
+    module = importlib.import_module("kinds")
+    with TestApp(module.app()) as testapp:
+        assert testapp.get("/").text == "Hello"
+        assert testapp.get("/hello/ann").text == "Hello, ann"
+        with testapp.websocket("/echo") as websocket:
+            websocket.send("hi")
+            assert websocket.receive() == "hi"
+        with testapp.stream("/clock") as stream:
+            assert stream.receive().data.endswith("+00:00")
+
+
+def test_a_visit_is_noted_at_its_begin_and_its_end(config):
+    visit = run_block("websockets", 1, Message=Message, Room=Room).visit
+    config.add_websocket("/rooms/{room}/visit", visit, permission="speak", factory=Room)
+    testapp = TestApp(config.make_asgi_app())
+    testapp.post("/login", {"name": "ann"})
+    with testapp.websocket("/rooms/blue/visit"):
+        pass
+    assert testapp.get("/texts").json == ["is here", "has left"]
+
+
+def test_logging_out_closes_what_is_open(config):
+    async def inbox(websocket):
+        await websocket.accept()
+        await websocket.wait_closed()
+
+    run_block("users", config=config)
+    config.add_websocket("/inbox/{room}", inbox, permission="speak", factory=Room)
+    config.add_route("token", "/token")
+    config.add_view(lambda request: get_csrf_token(request), route_name="token", renderer="string")
+    testapp = TestApp(config.make_asgi_app())
+    testapp.post("/login", {"name": "ann"})
+    with testapp.websocket("/inbox/blue") as websocket:
+        testapp.post("/logout", status=400)
+        testapp.post("/logout", headers={"X-CSRF-Token": testapp.get("/token").text})
+        assert closing_code(websocket) == 4401
+    with pytest.raises(WebSocketDenied, match="403"):
+        testapp.websocket("/inbox/blue").__enter__()
+
+
+def test_an_async_view_asks_another_site(config):
+    with Configurator() as other:
+        other.include("pyramid_asgi_consumers")
+        other.add_route("rates", "/")
+        other.add_view(lambda request: {"rate": 1.5}, route_name="rates", renderer="json")
+        app = other.make_asgi_app()
+    run_block("async_views", config=config)
+    with serving(app) as server:
+        config.add_settings({"rates.url": server.url})
+        assert TestApp(config.make_asgi_app()).get("/rate").json == {"rate": 1.5}
+
+
+def test_a_token_opens_a_websocket_until_it_expires():
+    security = run_block("security")
+    config = Configurator(settings={"asgi.origins": "https://app.example.com"})
+    config.include("pyramid_asgi_consumers")
+    config.set_security_policy(security.TokenPolicy())
+    config.add_websocket("/inbox", security.inbox, permission="read")
+    config.add_route("send", "/send")
+    config.add_view(
+        lambda request: request.channels.publish("user:ann", "hello"),
+        route_name="send",
+        renderer="json",
+    )
+    testapp = TestApp(config.make_asgi_app())
+
+    def opened(token):
+        return testapp.websocket("/inbox", headers={"Authorization": f"Bearer {token}"})
+
+    with opened(security.make_token("ann")) as websocket:
+        testapp.get("/send")
+        assert websocket.receive_json() == "hello"
+    for token in (security.make_token("ann", -1), "forged", ""):
+        with pytest.raises(WebSocketDenied, match="403"):
+            opened(token).__enter__()
+    with pytest.raises(WebSocketDenied, match="403"):
+        testapp.websocket("/inbox").__enter__()
+
+
+def test_who_speaks_in_readme_is_heard_by_all(config):
+    chat = run_block("README", 1, Message=Message, Room=Room).chat
+    config.add_websocket("/rooms/{room}", chat, permission="speak", factory=Room)
+    testapp = TestApp(config.make_asgi_app())
+    testapp.post("/login", {"name": "ann"})
+    with testapp.websocket("/rooms/blue") as one, testapp.websocket("/rooms/blue") as other:
+        one.send("hello")
+        expected = {"author": "ann", "text": "hello"}
+        assert one.receive_json() == other.receive_json() == expected
+    assert testapp.get("/texts").json == ["hello"]
+
+
+def test_the_links_of_readme_lead_somewhere():
+    links = re.findall(r"`[^`<]+<([^>]+)>`_", text_of("README"))
+    local = {link for link in links if "://" not in link}
+    assert len(local) > 10
+    assert [link for link in local if not (PROJECT / link).exists()] == []
+
+
+def test_the_settings_of_the_ini_are_taken():
+    lines = blocks("settings", "ini")[0].code.splitlines()
+    settings = dict(line.split(" = ") for line in lines if line.startswith("asgi."))
+    config = Configurator(settings=settings)
+    config.include("pyramid_asgi_consumers")
+    assert config.make_asgi_app().limits.max_message == 65536

@@ -10,7 +10,7 @@ from zope.interface.interface import InterfaceClass
 
 from pyramid_asgi_consumers import interfaces
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parent.parent.parent
 
 MODULES = ("", ".channels", ".exceptions", ".testing")
 NAMES = {
