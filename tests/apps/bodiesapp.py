@@ -10,8 +10,8 @@ from pathlib import Path
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from tests.support.clients import FILLER
 from tests.support.logs import log_to_stderr
+from tests.support.sent import FILLER
 
 log_to_stderr()
 log = logging.getLogger("bodiesapp")

@@ -11,8 +11,8 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
-from tests.support.clients import FILLER
 from tests.support.logs import log_to_stderr
+from tests.support.sent import FILLER
 
 log_to_stderr()
 log = logging.getLogger("leavingapp")

@@ -25,8 +25,8 @@ from starlette.routing import Route, WebSocketRoute
 
 from pyramid_asgi_consumers.websocket.watcher import INTERVAL
 from tests.support.around import AROUND
-from tests.support.clients import DEADLINE, FILLER, FLOOD, blocks
 from tests.support.logs import log_to_stderr
+from tests.support.sent import FILLER, FLOOD, blocks
 
 django_settings.configure()
 # Own lines are told from the server's by the logger's name in brackets.
@@ -110,7 +110,7 @@ released = threading.Event()
 
 def late(request):
     """Answers when ``/release`` is asked for."""
-    released.wait(DEADLINE)
+    released.wait(20)
     return stream(request)
 
 

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
-from tests.support.clients import FILLER
+from tests.support.sent import FILLER
 
 #: Of the pools.
 THREADS, HANDSHAKE_THREADS = 4, 2

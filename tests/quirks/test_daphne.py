@@ -13,6 +13,7 @@ from pyramid_asgi_consumers.quirks.daphne import (
     end_where_cancelled,
 )
 from tests.support import clients
+from tests.support.sent import FILLER
 from tests.support.servers import running, wait_until
 
 WSGI_CRASH = "/crash-late?message=late"
@@ -34,7 +35,7 @@ def test_daphne_by_itself_stops_looking_after_its_applications(tmp_path):
     options = ["--verbosity", "2"]
     with running("daphne", tmp_path, options=options) as server, clients.raw(server) as connection:
         connection.sendall(b"GET /bare/crash-late HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        clients.read_until(connection, clients.FILLER[-16:])
+        clients.read_until(connection, FILLER[-16:])
         # The exception ends the timed call that would have set the next one.
         error = "ValueError: HTTP response has already been started"
         wait_until(lambda: error in server.logged(), "what ends it", server)

@@ -8,6 +8,7 @@ from hypercorn.protocol.ws_stream import ASGIWebsocketState
 
 from pyramid_asgi_consumers.quirks import hypercorn
 from tests.support import clients
+from tests.support.sent import FILLER
 from tests.support.servers import running, wait_until
 
 
@@ -62,7 +63,7 @@ def test_a_flood_ends_whatever_its_client_has_sent_before_it_left(tmp_path):
             with clients.raw(server) as connection:
                 lines = (f"GET /{kind}/{kind} HTTP/1.1", "Host: x", *clients.UPGRADE, "", "")
                 connection.sendall("\r\n".join(lines).encode())
-                clients.read_until(connection, clients.FILLER[:16])
+                clients.read_until(connection, FILLER[:16])
                 connection.sendall(b"\x81\x82\0\0\0\0hi" * 300)
                 clients.leave(connection)
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from tests.support import clients
-from tests.support.clients import MIB
+from tests.support.sent import MIB
 from tests.support.servers import TRACEBACK, running, wait_until
 
 pytestmark = pytest.mark.streams

@@ -17,7 +17,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from pyramid_asgi_consumers.testing.events import EventParser
-from tests.support.clients import DEADLINE, MIB, blocks
+from tests.support.clients import DEADLINE
+from tests.support.sent import MIB, blocks
 from tests.support.servers import PROJECT, wait_until
 from tests.support.sites import FILES, activated, deployed, fill_in_units
 from tests.support.sites import site as site_of

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.support import clients
-from tests.support.clients import MIB
+from tests.support.sent import MIB
 from tests.support.servers import TRACEBACK, wait_until
 
 APP = "tests.apps.leavingapp:app"

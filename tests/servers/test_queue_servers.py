@@ -8,6 +8,7 @@ import pytest
 
 from tests.servers.test_servers import CANNOT, LEFT_EARLY
 from tests.support import clients
+from tests.support.sent import blocks
 from tests.support.servers import TRACEBACK, wait_until
 
 pytestmark = pytest.mark.once
@@ -80,7 +81,7 @@ def test_clients_that_have_left_keep_no_place_in_the_queue(server, blocked, kind
 
 
 def test_what_a_client_sends_meanwhile_waits_for_the_consumer(server, blocked):
-    body = b"".join(clients.blocks(4))
+    body = b"".join(blocks(4))
     chunks = [b"a" * 70000, b"b", b"c"]
     posted = blocked.submit(clients.get, server, "/digest", method="POST", body=body)
     chunked = blocked.submit(clients.get, server, "/digest", method="POST", body=chunks)

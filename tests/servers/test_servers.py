@@ -11,7 +11,7 @@ import pytest
 from websockets.frames import Close
 
 from tests.support import clients
-from tests.support.clients import MIB
+from tests.support.sent import FLOOD, MIB, blocks
 from tests.support.servers import (
     COMMANDS,
     OLD_GRANIAN,
@@ -88,7 +88,7 @@ def around(request):
 def server(request, around, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     download = directory / "download"
-    download.write_bytes(b"".join(clients.blocks()))
+    download.write_bytes(b"".join(blocks()))
     environ = {"DOWNLOAD": str(download), "AROUND": around}
     with running(request.param, directory, environ=environ) as server:
         server.around = around
@@ -136,8 +136,8 @@ def test_a_page(server):
 # A GET request that declares no body is not waited for: those that do must be told from it.
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_chunked_upload_is_read_by_a_view(server, method):
-    blocks = list(clients.blocks(3))
-    answer = clients.get(server, "/upload?name=chunked", method=method, body=iter(blocks))
+    chunks = list(blocks(3))
+    answer = clients.get(server, "/upload?name=chunked", method=method, body=iter(chunks))
     assert answer.json == {"read": [65536] * 3, "length": str(3 * 65536), "coding": None}
 
 
@@ -145,7 +145,7 @@ def test_a_chunked_upload_is_read_by_a_view(server, method):
 def test_a_download_of_20_mib_arrives_whole(server, kind):
     answer = clients.get(server, f"/download/{kind}")
     assert (answer.status, answer.whole) == (200, True)
-    assert answer.body == b"".join(clients.blocks())
+    assert answer.body == b"".join(blocks())
 
 
 def test_a_client_that_leaves_closes_the_response(server):
@@ -235,14 +235,14 @@ def _flood(server, path):
         connection.sendall(head.encode())
         clients.read_bytes(connection, MIB)
         made = _standing_still(server, path.lstrip("/").replace("/", " "))
-        assert MIB + clients.read_to_end(connection) > clients.FLOOD * 65536
+        assert MIB + clients.read_to_end(connection) > FLOOD * 65536
     return made
 
 
 def test_a_slow_reader_is_waited_for(server):
     # 1 MiB was taken, 512 KiB are in the bridge, the rest in the buffers of server and kernel.
     for path in ("/flood", "/consumer/flood"):
-        assert _flood(server, path) < clients.FLOOD // 4
+        assert _flood(server, path) < FLOOD // 4
 
 
 def test_many_connections_that_are_kept(server):

@@ -9,7 +9,8 @@ import pytest
 
 from tests.apps.soakapp import HANDSHAKE_THREADS, THREADS
 from tests.support import clients
-from tests.support.clients import FILLER, HOST
+from tests.support.clients import HOST
+from tests.support.sent import FILLER
 from tests.support.servers import TRACEBACK, running, wait_until
 
 WEBSOCKETS = 5000

@@ -17,20 +17,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.sent import MIB
+
 HOST = "127.0.0.1"
 DEADLINE = 20
-
-# Blocks of 64 KiB: a download of 20 MiB, and a stream of 48 MiB.
-BLOCKS = 320
-FLOOD = 768
-MIB = 2**20
-FILLER = bytes(range(256)) * 256
-
-
-def blocks(count: int = BLOCKS) -> Iterator[bytes]:
-    """``count`` blocks of 64 KiB, no two alike."""
-    for number in range(count):
-        yield number.to_bytes(4, "big") + FILLER[4:]
 
 
 @dataclass
