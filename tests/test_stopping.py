@@ -288,9 +288,19 @@ async def test_a_server_that_is_over_has_stopped_and_another_goes_on():
 
 
 async def test_a_server_may_come_later():
-    ends, ended, other = own_ends(), Ended(), Ended()
+    ends, ended, other, begun = own_ends(), Ended(), Ended(), asyncio.Event()
+
+    async def app(scope, receive, send):
+        begun.set()
+        # The server is not over before.
+        await other.soon()
+        await hello(scope, receive, send)
+
     ends.add(ended)
-    async with uvicorn(hello) as server:
+    async with uvicorn(app) as server:
+        _, writer = await asyncio.open_connection(*server.address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.wait_for(begun.wait(), DEADLINE)
         # It is looked for in each second.
         while not ends._stops:
             await asyncio.sleep(0.01)
@@ -298,6 +308,7 @@ async def test_a_server_may_come_later():
         await ended.soon()
         ends.add(other)
         await other.soon()
+        writer.close()
 
 
 async def test_hypercorn_is_known():
