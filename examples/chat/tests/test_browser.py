@@ -73,6 +73,7 @@ class Server:
         for old, new in (
             ("localhost:6543", f"127.0.0.1:{self.port}"),
             ("chat.demo = true", "chat.demo = false"),
+            ("asgi.revalidate = 20", "asgi.revalidate = 1"),
         ):
             assert old in text
             text = text.replace(old, new)
@@ -163,6 +164,13 @@ def waiting(page):
     return page.get_by_role("list", name="About to be sent").get_by_role("listitem")
 
 
+def opened(page):
+    """The websockets that a page opens, one after the other."""
+    sockets = []
+    page.on("websocket", lambda socket: sockets.append(socket))
+    return sockets
+
+
 def photograph(page):
     data = base64.b64decode(page.evaluate(PHOTOGRAPH))
     return {"name": "soup.jpg", "mimeType": "image/jpeg", "buffer": data}
@@ -204,6 +212,7 @@ def test_two_people_talk_and_the_server_is_restarted(server, visit, shoot):
         shoot(bob, "rooms-phone")
 
         kitchen.click()
+        expect(bob.get_by_role("complementary")).to_contain_text("Bob (you)")
         expect(here).to_have_text(["AAnn (you)", "BBob"])
         say(bob, "Yes please. I bring the bread.")
         said = [
@@ -259,27 +268,33 @@ def test_who_logs_out_is_put_out_of_every_tab_and_who_is_put_out_hears_why(serve
         log_in(bob, "bob")
         shoot(bob, "rooms-desk")
         other = bob.context.new_page()
+        sockets = opened(other)
         other.goto(f"{server.url}/rooms/garden")
         expect(other.get_by_role("complementary")).to_contain_text("Bob (you)")
         bob.get_by_role("button", name="Log out").click()
         for page in (bob, other):
             expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+        assert len(sockets) == 1
         # Either login may be the first: the other has what it needs then.
         log_in(other, "bob")
         log_in(bob, "bob")
 
+        sockets = opened(bob)
         bob.get_by_role("link", name="Kitchen").click()
         expect(bob.get_by_role("complementary")).to_contain_text("Bob (you)")
         log_in(eve, "eve")
         eve.get_by_role("link", name="Kitchen").click()
+        expect(eve.get_by_role("complementary")).to_contain_text("Eve (you)")
         say(eve, "Bob, it is enough.")
+        for page in (bob, eve):
+            expect(texts(page)).to_have_text(["Bob, it is enough."])
         eve.get_by_role("link", name="Moderate").click()
         eve.get_by_role("button", name="Put out Bob").click()
         expect(eve.get_by_role("main")).to_contain_text("Was put out")
         shoot(eve, "people-phone")
-        eve.get_by_role("link", name="Kitchen").click()
-        say(eve, "Quiet at last.")
         expect(bob.get_by_role("main")).to_contain_text("You may not go in there.")
+        # One more handshake has decided.
+        assert len(sockets) == 2
         shoot(bob, "forbidden-desk")
         # On his other page there is no way to it any more.
         expect(other.get_by_role("link", name="Kitchen")).to_be_hidden()

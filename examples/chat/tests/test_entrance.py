@@ -14,7 +14,8 @@ def test_who_is_not_logged_in_is_sent_to_the_login_and_back_to_the_page(stranger
 
 
 def test_a_script_that_is_not_logged_in_gets_403(stranger):
-    assert stranger.get("/", headers={"Accept": "application/json"}, status=403).json
+    answer = stranger.get("/", headers={"Accept": "application/json"}, status=403)
+    assert answer.json == {"message": "You may not go in there."}
 
 
 @pytest.mark.parametrize("name", ["ann", "nobody"])

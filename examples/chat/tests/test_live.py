@@ -3,8 +3,9 @@
 from contextlib import ExitStack
 
 import pytest
+from sqlalchemy.orm import Session
 
-from chat import main
+from chat import main, models
 from pyramid_asgi_consumers.testing import (
     StreamEnded,
     StreamRefused,
@@ -112,6 +113,8 @@ def test_who_is_there_is_told_and_that_it_changes(ann, bob):
         with bob.websocket(KITCHEN), bob.websocket(KITCHEN):
             assert hear(websocket, "people:kitchen")["data"] == "changed"
             assert present(websocket) == ["Ann", "Bob"]
+            people = ann.get("/rooms/kitchen").html.find(id="people").find_all("li")
+            assert [person.text for person in people] == ["AAnn (you)", "BBob"]
         hear(websocket, "people:kitchen")
         assert present(websocket) == ["Ann"]
 
@@ -162,6 +165,31 @@ def test_who_is_put_out_hears_no_more(bob, eve):
             heard(websocket, 1)
     assert closed.value.code == 4403
     assert refusal(bob.websocket(KITCHEN)).status_int == 403
+
+
+def test_who_is_put_out_is_out_though_nothing_happens(app_settings, engine, visit):
+    app = main({}, dbengine=engine, **{**app_settings, "asgi.revalidate": "0.05"})
+    ann, bob, eve = (visit(app, name) for name in ("ann", "bob", "eve"))
+    with ann.websocket(KITCHEN) as anns, bob.websocket(KITCHEN) as bobs:
+        eve.moderate("2", "out")
+        with pytest.raises(WebSocketDisconnect) as closed:
+            heard(bobs, 1)
+        assert closed.value.code == 4403
+        assert present(anns) == ["Ann"]
+
+
+def test_who_is_deleted_is_out(app_settings, engine, visit):
+    app = main({}, dbengine=engine, **{**app_settings, "asgi.revalidate": "0.05"})
+    ann = visit(app, "ann")
+    with ann.stream("/unread") as stream, ann.websocket(KITCHEN) as websocket:
+        with Session(engine) as dbsession, dbsession.begin():
+            dbsession.delete(dbsession.get(models.User, 1))
+        with pytest.raises(WebSocketDisconnect) as closed:
+            heard(websocket, 1)
+        assert closed.value.code == 4403
+        stream.receive_json()
+        with pytest.raises(StreamEnded):
+            stream.receive()
 
 
 def test_who_logs_out_is_put_out_of_every_tab_of_every_browser(app, ann, bob, visit):

@@ -13,7 +13,10 @@ const outbox = document.getElementById("outbox");
 const { me, title } = document.querySelector("[data-me]").dataset;
 
 const waiting = [];
-let sending = false, wake = () => {};
+let sending = false, late = false, wake = () => {};
+
+// What could not be sent would go with the page: the browser asks.
+addEventListener("beforeunload", (event) => late && event.preventDefault());
 
 // Not crypto.randomUUID(), which plain http lacks.
 const newKey = () => Array.from(
@@ -29,14 +32,17 @@ form.addEventListener("submit", async (event) => {
         return;
     }
     complain("");
+    form.reset();
+    choose();
+    grow();
+    text.focus();
     let data = null;
-    if (file) {
-        try {
-            data = await shrunk(file, Number(picture.dataset.max));
-        } catch (error) {
-            complain(error.message);
-            return;
-        }
+    try {
+        data = file ? await shrunk(file, Number(picture.dataset.max)) : null;
+    } catch (error) {
+        complain(error.message);
+        giveBack(said);
+        return;
     }
     const body = new FormData();
     const key = newKey();
@@ -52,11 +58,7 @@ form.addEventListener("submit", async (event) => {
     outbox.append(item);
     outbox.hidden = false;
     waiting.push({ key, body, item, picture: shown.picture });
-    form.reset();
-    choose();
-    grow();
     toEnd();
-    text.focus();
     sendAll();
 });
 
@@ -66,9 +68,10 @@ async function sendAll() {
     }
     sending = true;
     for (let attempts = waits(); waiting.length;) {
-        const answer = await post(waiting[0].body);
-        if (answer === undefined) {
-            waiting[0]?.item.classList.add("late");
+        const entry = waiting[0];
+        const answer = await post(entry.body);
+        late = answer === undefined;
+        if (late) {
             // Until the time has come, or the page is online again.
             await new Promise((resolve) => {
                 wake = resolve;
@@ -76,10 +79,10 @@ async function sendAll() {
             });
         } else {
             attempts = waits();
-            answer.message ? arrived(answer.message) : refused(waiting[0], answer.problem);
+            answer.message ? arrived(answer.message) : refused(entry, answer.problem);
         }
     }
-    sending = false;
+    sending = late = false;
 }
 
 // Undefined where nobody knows whether it came: then it is sent again, with the same key.
@@ -90,6 +93,8 @@ async function post(body) {
             method: "POST",
             headers: { Accept: "application/json", "X-CSRF-Token": form.elements.csrf_token.value },
             body,
+            // Who goes on to another page has sent it. Pictures are too large for that.
+            keepalive: !body.has("picture"),
         });
         if (answer.ok) {
             return { message: await answer.json() };
@@ -104,29 +109,33 @@ async function post(body) {
         return { problem: "The picture is too large." };
     }
     const { message } = await answer.json().catch(() => ({}));
-    return { problem: message?.trim() || answer.statusText };
+    return { problem: message ?? answer.statusText };
 }
 
 // A message is there: by the answer, or by an event that was faster.
 export function arrived(message) {
-    const index = waiting.findIndex(({ key }) => key === message.key);
-    if (index >= 0) {
-        drop(waiting[index]);
+    const entry = waiting.find(({ key }) => key === message.key);
+    if (entry) {
+        drop(entry);
     }
     show(message);
 }
 
 function refused(entry, why) {
     complain(`Not sent: ${why}`);
-    if (!text.value) {
-        text.value = entry.body.get("text");
-        grow();
-    }
+    giveBack(entry.body.get("text"));
     drop(entry);
 }
 
+function giveBack(said) {
+    if (!text.value) {
+        text.value = said;
+        grow();
+    }
+}
+
 function drop(entry) {
-    waiting.splice(waiting.indexOf(entry), 1);
+    waiting.splice(0, waiting.length, ...waiting.filter((each) => each !== entry));
     entry.item.remove();
     outbox.hidden = !outbox.children.length;
     if (entry.picture) {

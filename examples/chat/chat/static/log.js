@@ -56,16 +56,17 @@ export function show(message) {
     item.classList.contains("own") || atEnd ? toEnd() : (newer.hidden = false);
 }
 
-// All that there is, read from the server since events were missed.
+// The newest ones, read from the server since events were missed: nobody knows what is between
+// these and what was there. What came meanwhile is newer, and stays.
 export function replace(messages) {
-    const known = new Set(messages.map(({ id }) => id));
+    const first = messages.length ? messages[0].id : 0;
     for (const item of [...list.children]) {
-        if (!known.has(idOf(item))) {
+        if (idOf(item) < first) {
             item.remove();
         }
     }
     messages.forEach(show);
-    [...list.children].forEach(join);
+    join(list.firstElementChild);
 }
 
 // The time where the reader lives.

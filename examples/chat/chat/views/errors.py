@@ -37,7 +37,10 @@ def old_form(error, request):
 
 
 def answer(request, error):
-    if not is_page(request):
-        return error
     request.response.status = error.status
-    return {"title": error.title, "text": error.detail or error.explanation}
+    text = error.detail or error.explanation
+    if is_page(request):
+        return {"title": error.title, "text": text}
+    request.response.json_body = {"message": text}
+    request.response.content_type = "application/json"
+    return request.response

@@ -1,6 +1,13 @@
 """What open pages hear."""
 
-from pyramid_asgi_consumers import InvalidMessage, event_stream_config, websocket_config
+from contextlib import suppress
+
+from pyramid_asgi_consumers import (
+    ChannelsError,
+    InvalidMessage,
+    event_stream_config,
+    websocket_config,
+)
 
 from .. import models
 
@@ -38,7 +45,7 @@ async def live(websocket):
         options["since"] = {messages: since}
     try:
         async with websocket.relay(messages, people, **options):
-            await websocket.channels.publish(people, "changed")
+            await tell(websocket.channels, people)
             while True:
                 match await websocket.receive_json():
                     case {"who": _}:
@@ -49,7 +56,14 @@ async def live(websocket):
                     case _:
                         raise InvalidMessage('expected {"who": …} or {"read": id}')
     finally:
-        await websocket.channels.publish(people, "changed")
+        await tell(websocket.channels, people)
+
+
+async def tell(channels, people):
+    """Let the pages of a room ask who is there."""
+    # While Redis is away they stay as they are; they ask from time to time anyway.
+    with suppress(ChannelsError):
+        await channels.publish(people, "changed")
 
 
 def unread_counts(request):

@@ -50,6 +50,9 @@ def room(request):
         "room": room,
         "rooms": models.rooms_of(request),
         "messages": messages,
+        "present": sorted(
+            request.channels.present(f"people:{room.name}"), key=lambda member: member["title"]
+        ),
         "since": since,
         "before": before,
         "earlier": messages[0]["id"] if len(messages) == PAGE else None,
