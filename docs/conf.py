@@ -11,8 +11,8 @@ extensions = ["sphinx.ext.autodoc", "repoze.sphinx.autointerface"]
 exclude_patterns = ["_build"]
 highlight_language = "none"
 smartquotes = False
-# What is named and is not there is an error: a page, a heading, a public name. Names of other
-# packages would need the network; those of inner modules stand in annotations.
+# What is named and is not there is an error: a page, a heading, a public name. Names of
+# other packages would need the network; those of inner modules stand in annotations.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(_?asyncio|collections|pyramid|types|typing|webob|webtest|zope)\..*"),
