@@ -6,30 +6,35 @@ channel of its own, which a :class:`Listening` subscribes to. What is done for i
 """
 
 import json
-import logging
+import math
 import os
 import secrets
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
 from pyramid_asgi_consumers.channels.events import RESERVED, Gap, Item
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.subscriptions import Overflows, Subscription
-from pyramid_asgi_consumers.shown import Shown
-
-log = logging.getLogger(__name__)
 
 #: How many bytes in UTF-8 the reason of a websocket's close may have (RFC 6455 section 5.5).
 MOST_REASON = 123
 
 
-class Word(NamedTuple):
-    """``userid`` is to be disconnected, and its clients are told ``reason``."""
+@dataclass(frozen=True, slots=True)
+class Word:
+    """``userid`` is to be disconnected, and its clients are told ``reason``.
+
+    ``at`` is when others said so, by their clock in seconds since the epoch: such a word may be
+    long on its way. It does not count when words are compared.
+    """
 
     userid: Any
     reason: str
+    at: float = field(default=math.inf, compare=False)
 
 
 def make_word(userid: Any, reason: str) -> Word:
@@ -86,7 +91,12 @@ class Disconnects:
         """
         if not self.travels:
             return []
-        said = {"user": _told(word.userid), "reason": word.reason, "by": self.name}
+        said = {
+            "user": _told(word.userid),
+            "reason": word.reason,
+            "by": self.name,
+            "at": time.time(),
+        }
         return [(RESERVED, b"j" + json.dumps(said, separators=(",", ":")).encode())]
 
     def give(self, word: Word) -> None:
@@ -138,22 +148,25 @@ def _heard(told: Any) -> Any:
 class Listening(Subscription):
     """Hears the words of others than ``disconnects``, on the event loop on which it is entered.
 
-    ``hear(word)`` is called for each; ``doubt()`` where words may have been missed until now.
+    ``hear(word)`` is called for each, and ``mishear(error)`` for one that cannot be read;
+    ``doubt()`` where words may have been missed until now.
     """
 
-    __slots__ = ("_disconnects", "_doubt", "_hear", "_is_attached", "is_over")
+    __slots__ = ("_disconnects", "_doubt", "_hear", "_is_attached", "_mishear", "is_over")
 
     def __init__(
         self,
         disconnects: Disconnects,
         hear: Callable[[Word], object],
         doubt: Callable[[], object],
+        mishear: Callable[[Exception], object],
     ) -> None:
         backend = disconnects.backend
         super().__init__(backend, Overflows(), (RESERVED,), {}, 1, 1, "drop_oldest", None)
         self._disconnects = disconnects
         self._hear = hear
         self._doubt = doubt
+        self._mishear = mishear
         self._is_attached = False
         #: Whether none comes any more, as the channels were closed.
         self.is_over = False
@@ -195,12 +208,12 @@ class Listening(Subscription):
             return
         try:
             said = item.data
-            word = Word(_heard(said["user"]), str(said["reason"]))
+            word = make_word(_heard(said["user"]), said["reason"])
+            word = replace(word, at=float(said["at"]))
             is_own = said["by"] == self._disconnects.name
         except Exception as error:
             # A later version of this package says it in another way, say.
-            log.warning("A disconnect that cannot be read: all are checked: %s", Shown(error))
-            self._doubt()
+            self._mishear(error)
             return
         # That has been heard already, when it was given.
         if not is_own:

@@ -123,7 +123,9 @@ class Channels:
         """Close the connections of a user to guarded consumers, in every process.
 
         Websockets are closed with 4401 and ``reason``, of at most 123 bytes in UTF-8; event streams
-        end, and other http consumers are cancelled; a handshake under way is refused with 403.
+        end, and other http consumers are cancelled; a handshake under way is refused with 403. What
+        came after a word that was long on its way to another process, while Redis was away, say, is
+        closed with 4403: the user may have logged in again.
         ``userid`` is what the security policy calls the user: a str, int, float, UUID, bytes, or a
         tuple or list of these; with ``memory://``, which is one process, anything that compares
         equal.
@@ -227,7 +229,7 @@ class RequestChannels:
         """Do what :meth:`disconnect` does, on an event loop: in an ``async def`` view."""
         channels, word, messages = self._disconnected(userid, reason)
         if not self._joins(messages, word):
-            await channels.disconnect(*word)
+            await channels.disconnect(word.userid, word.reason)
 
     def _disconnected(
         self, userid: Any, reason: str

@@ -148,7 +148,7 @@ class Endpoint:
                 if handshake.is_put_out(admission.userid):
                     log.info("403 for a handshake to %s: disconnected meanwhile", self.consumer)
                     return await refuse(scope, send, 403)
-                connection = Connection(self.consumer, admission)
+                connection = Connection(self.consumer, admission, handshake.began)
                 with (
                     connections.connected(connection, handshake),
                     self._places.taken(admission.userid) as has_place,

@@ -193,17 +193,27 @@ class UserPlaces:
         if self._most is None or userid is None:
             yield True
             return
-        count = self.open.get(userid, 0)
+        key = _key(userid)
+        count = self.open.get(key, 0)
         if count >= self._most:
             yield False
             return
-        self.open[userid] = count + 1
+        self.open[key] = count + 1
         try:
             yield True
         finally:
-            rest = self.open[userid] - 1
+            rest = self.open[key] - 1
             if rest:
-                self.open[userid] = rest
+                self.open[key] = rest
             else:
                 # Who was here once takes no memory.
-                del self.open[userid]
+                del self.open[key]
+
+
+def _key(userid: object) -> object:
+    try:
+        hash(userid)
+    except TypeError:
+        # A list, say, as JSON makes of a tuple.
+        return type(userid), repr(userid)
+    return userid

@@ -14,6 +14,7 @@ The rules:
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -25,12 +26,16 @@ from pyramid_asgi_consumers.exceptions import ChannelsError
 from pyramid_asgi_consumers.handshake.handshakes import Admission
 from pyramid_asgi_consumers.lifespan import forget_closed
 from pyramid_asgi_consumers.mapper import Consumer
-from pyramid_asgi_consumers.shown import Shown
+from pyramid_asgi_consumers.shown import LOG_INTERVAL, Shown
 
 log = logging.getLogger(__name__)
 
 #: With this close code ends what belongs to a user who is put out.
 PUT_OUT = 4401
+
+#: With this one, if it came after the word, by the clocks: the user may have logged in again since,
+#: so the client is to try.
+PUT_OUT_LATE = 4403
 
 #: So many seconds handshakes wait, together, until this process listens.
 PATIENCE = 0.5
@@ -53,11 +58,13 @@ Close = Callable[[int, str], object]
 class Connection:
     """A guarded connection that was admitted."""
 
-    __slots__ = ("consumer", "admission", "userid", "is_over", "ends", "_close")
+    __slots__ = ("consumer", "admission", "userid", "began", "is_over", "ends", "_close")
 
-    def __init__(self, consumer: Consumer, admission: Admission) -> None:
+    def __init__(self, consumer: Consumer, admission: Admission, began: float) -> None:
         self.consumer = consumer
         self.admission = admission
+        #: When its handshake began, in seconds since the epoch.
+        self.began = began
         #: Whose it is, None for nobody's.
         self.userid = admission.userid
         #: Whether it has ended, or been put out.
@@ -84,6 +91,8 @@ class Handshake:
 
     def __init__(self) -> None:
         self.words: list[Word] = []
+        #: When it began, in seconds since the epoch.
+        self.began = time.time()
         #: Whether a word may have been missed meanwhile.
         self.has_missed = False
 
@@ -150,6 +159,9 @@ class LoopConnections:
         # Enters it, and until when handshakes wait for that.
         self._entering: asyncio.Task[None] | None = None
         self._patience = 0.0
+        # Runs from when a word was misheard, and the last of those that were since.
+        self._mishearing: asyncio.TimerHandle | None = None
+        self._misheard: Exception | None = None
 
     @contextmanager
     def handshake(self) -> Iterator[Handshake]:
@@ -186,7 +198,8 @@ class LoopConnections:
         for connection in list(self._by_user.get(_key(word.userid), ())):
             try:
                 if connection.userid == word.userid:
-                    connection.put_out(PUT_OUT, word.reason)
+                    is_late = word.at < connection.began
+                    connection.put_out(PUT_OUT_LATE if is_late else PUT_OUT, word.reason)
             except Exception:
                 # The others are closed all the same.
                 log.exception("A connection to %s cannot be closed", connection.consumer)
@@ -196,6 +209,25 @@ class LoopConnections:
         for handshake in self._under_way:
             handshake.has_missed = True
         self.watch.check_all(SPREAD)
+
+    def mishear(self, error: Exception) -> None:
+        """A word cannot be read, for ``error``: look at all connections again.
+
+        At once, and then once in ``LOG_INTERVAL``: many such words make no storm.
+        """
+        self._misheard = error
+        if self._mishearing is None:
+            self._check_misheard()
+
+    def _check_misheard(self) -> None:
+        error, self._misheard, self._mishearing = self._misheard, None, None
+        if error is not None:
+            log.warning("A disconnect that cannot be read: all are checked: %s", Shown(error))
+            self.check_all()
+            # What comes then has nothing to do with what is now.
+            self._mishearing = self._loop.call_later(
+                LOG_INTERVAL, self._check_misheard, context=contextvars.Context()
+            )
 
     def stop(self) -> None:
         """Look at nobody any more, and try no more to listen, until the next handshake."""
@@ -212,7 +244,7 @@ class LoopConnections:
         if self._listening is None or self._listening.is_over or self._was_cancelled():
             before = self._listening
             disconnects = self._channels.disconnects
-            self._listening = Listening(disconnects, self.put_out, self.check_all)
+            self._listening = Listening(disconnects, self.put_out, self.check_all, self.mishear)
             self._patience = self._loop.time() + PATIENCE
             # What it does has nothing to do with the connection that came first.
             self._entering = contextvars.Context().run(

@@ -75,10 +75,14 @@ class Repetition:
                 self.end = ANOTHER_USER
             return
         status = exchange.status_of(response)
+        error = getattr(exchange.request, "exception", None)
+        if error is None and status < 300:
+            # The page for logging in, say: a client that has come this way would be refused.
+            status = 403
         if 300 <= status < 500:
             self.end = 4000 + status, NO_LONGER_PERMITTED
         else:
-            self.failure = getattr(exchange.request, "exception", None) or status
+            self.failure = error or status
 
     # On the event loop.
 

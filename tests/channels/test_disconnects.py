@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from uuid import UUID, uuid4
 
 import pytest
@@ -48,7 +49,7 @@ class Elsewhere:
 def listening(disconnects=None):
     heard = []
     disconnects = disconnects or Disconnects(None)
-    return Listening(disconnects, heard.append, lambda: heard.append("doubt")), heard
+    return Listening(disconnects, heard.append, lambda: heard.append("doubt"), heard.append), heard
 
 
 def told(messages):
@@ -105,15 +106,35 @@ def test_a_process_does_not_hear_its_own_word_again_and_its_fork_does(monkeypatc
     assert heard == [Word("ann", "")]
 
 
+REST = b'"reason":"","by":"","at":1}'
+
+
 @pytest.mark.parametrize(
     "payload",
-    [b"j{}", b"j[]", b"bx", b'j{"user":{"new":1},"reason":"","by":""}', b'j{"user":{"uuid":"x"}}'],
+    [
+        b"j{}",
+        b"j[]",
+        b"bx",
+        b'j{"user":{"new":1},' + REST,
+        b'j{"user":{"uuid":"x"},' + REST,
+        # Nobody is everybody who has not logged in.
+        b'j{"user":null,' + REST,
+        b'j{"user":"ann","reason":"%s","by":"","at":1}' % (b"x" * 124),
+        b'j{"user":"ann","reason":1,"by":"","at":1}',
+        b'j{"user":"ann","reason":"","by":"","at":"now"}',
+    ],
 )
-def test_what_cannot_be_read_is_a_doubt(payload, caplog):
+def test_what_cannot_be_read_is_misheard(payload):
     here, heard = listening()
     here.put(make_event(RESERVED, (1, 1), payload))
-    assert heard == ["doubt"]
-    assert "cannot be read: all are checked" in caplog.text
+    (error,) = heard
+    assert isinstance(error, Exception)
+
+
+def test_a_word_tells_when_it_was_said():
+    before = time.time()
+    (heard,) = told(Disconnects(Elsewhere()).messages(Word("ann", "")))
+    assert before <= heard.at <= time.time()
 
 
 def test_words_may_have_been_missed_after_a_gap_and_a_time_out_of_touch():

@@ -346,6 +346,16 @@ async def test_places_are_given_back_however_a_block_ends():
     assert places.open == {}
 
 
+async def test_users_that_cannot_be_keys_have_places_too():
+    places = UserPlaces(1)
+    with places.taken(["a", 1]) as has_place, places.taken(["a"]) as another_has:
+        assert has_place and another_has
+        with places.taken(["a", 1]) as has_two, places.taken("['a', 1]") as text_has:
+            assert not has_two
+            assert text_has
+    assert places.open == {}
+
+
 async def test_a_plain_consumer_has_no_users_to_count(config):
     config.add_asgi_consumer("/ws", "websocket", Got().consumer, max_connections_per_user=1)
     with pytest.raises(

@@ -852,3 +852,43 @@ async def test_an_application_that_has_heard_of_nobody_stops(project, bus):
     serves(project, "websocket", accepting(project, receiving), **GUARDED)
     async with running(project.app):
         assert bus.attached == []
+
+
+async def test_what_came_after_a_word_that_was_long_on_its_way_may_come_again(project, bus):
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    before = Client(project)
+    await until(lambda: len(project.happened) == 1)
+    (message,) = Disconnects(bus).messages(Word("ann", "bye"))
+    # She logs in again meanwhile.
+    after = Client(project)
+    await until(lambda: len(project.happened) == 2)
+    await bus.publish(*message)
+    assert (await before.ended())[-1] == CLOSED
+    assert (await after.ended())[-1] == {**CLOSED, "code": 4403}
+
+
+async def test_many_words_that_cannot_be_read_make_no_storm(project, bus, monkeypatch, caplog):
+    monkeypatch.setattr(users, "LOG_INTERVAL", 0.2)
+    monkeypatch.setattr(users, "SPREAD", 0.01)
+    asked = []
+
+    def factory(request):
+        asked.append(request)
+        return object()
+
+    serves(project, "websocket", accepting(project, receiving), factory=factory, **GUARDED)
+    client = Client(project)
+    await until(lambda: project.happened)
+    for _ in range(100):
+        await bus.publish(RESERVED, b"j{}")
+    assert caplog.text.count("A disconnect that cannot be read: all are checked: 'user'") == 1
+    await until(lambda: len(asked) == 2)
+    # For the other 99.
+    await until(lambda: len(asked) == 3)
+    # Nobody says anything else.
+    await until(lambda: project.connections._mishearing is None)
+    await bus.publish(RESERVED, b"j{}")
+    await until(lambda: len(asked) == 4)
+    assert caplog.text.count("A disconnect that cannot be read") == 3
+    await client.leave()
+    assert client.codes == [1000]

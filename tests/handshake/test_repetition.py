@@ -151,6 +151,24 @@ async def test_a_refusal_of_middleware_counts_and_its_errors_do_not(caplog):
         assert await client.ended() == close(4429)
 
 
+async def test_a_page_for_logging_in_by_middleware_is_a_refusal():
+    answers = []
+
+    def middleware(environ, start_response):
+        if not answers:
+            return site.config.made(environ, start_response)
+        start_response("200 OK", [("Content-Type", "text/html")])
+        return [b"Who are you?"]
+
+    site = Site()
+    site.config.made = site.config.make_wsgi_app()
+    site.app = site.config.make_asgi_app(middleware)
+    async with site.opened() as client:
+        await site.asked()
+        answers.append("logged out")
+        assert await client.ended() == close(4403)
+
+
 async def test_where_the_commit_fails_the_connection_stays(caplog):
     site = Site(configure=add_failing_tween)
     site.config.registry.fails = None
