@@ -7,6 +7,7 @@ raised instead, where it is known that the code itself is to blame.
 
 import asyncio
 import contextlib
+import inspect
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -160,4 +161,7 @@ def separate(
     if COUNTED and not quirks.waits_for_ever():
         return awaitable, task
     own = asyncio.ensure_future(contained(awaitable))
+    if inspect.iscoroutine(awaitable):
+        # Who is cancelled before the first step would never have awaited it.
+        own.add_done_callback(lambda own: awaitable.close())
     return outcome(own), own

@@ -14,7 +14,7 @@ import pytest
 from pyramid_asgi_consumers import async_views as coroutines
 from pyramid_asgi_consumers import quirks, stubborn
 from pyramid_asgi_consumers.async_views import run_on_own_loop
-from pyramid_asgi_consumers.raised import contained, outcome, separate
+from pyramid_asgi_consumers.raised import StandIn, contained, outcome, separate
 from pyramid_asgi_consumers.wsgi.bridge import WSGIBridge
 
 
@@ -244,6 +244,21 @@ async def test_a_connection_of_hypercorn_is_left_alone_when_it_stops(hypercorn, 
     assert connection.cancelled()
     assert not runs.done()
     assert caplog.messages[0].startswith("Left alone, since it goes on 0.01 s after")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_consumer_on_hypercorn_may_be_cancelled_before_it_begins(
+    hypercorn, swallower, wrapped
+):
+    await hypercorn(stops=False)
+    awaitable = asyncio.ensure_future(asyncio.sleep(0)) if wrapped else swallower()
+    awaited, runs = separate(awaitable, asyncio.current_task())
+    runs.cancel()
+    # That its coroutine was never awaited would be a warning, so an error.
+    with pytest.raises(StandIn):
+        await awaited
+    gc.collect()
+    assert not swallower.began.is_set()
 
 
 async def test_a_hypercorn_that_stops_is_looked_for_once(hypercorn):

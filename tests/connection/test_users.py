@@ -832,7 +832,7 @@ async def test_what_cannot_be_left_does_not_keep_it_from_listening(project, bus,
     await bus.aclose()
     bus.detach_errors = [KeyError("x")]
     client = Client(project)
-    await until(lambda: len(bus.attached) == 2 and project.listens)
+    await until(lambda: len(project.happened) == 3)
     await from_elsewhere(bus)
     assert (await client.ended())[-1] == CLOSED
     assert bus.detached == bus.attached[:1]
