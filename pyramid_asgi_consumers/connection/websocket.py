@@ -62,13 +62,16 @@ async def serve_websocket(
     server_send = send
     receive, send = server.websocket(receive, send)
     closing: asyncio.Task[None] | None = None
+    # When it is waited for no longer, in the loop's time.
+    too_late = 0.0
 
     def close(code: int, reason: str = "") -> None:
-        nonlocal state, send, closing
+        nonlocal state, send, closing, too_late
         if over or state == "closed":
             return
         # The consumer hears of it, as of a client that leaves, whether or not the client reads.
         before, state = state, "closed"
+        too_late = turns.loop.time() + scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
         closing = turns.loop.create_task(ending(before, send, code, reason))
         send = gone
         if wake is not None:
@@ -231,8 +234,7 @@ async def serve_websocket(
         over = True
         if closing is not None:
             # A client that reads nothing does not keep its place.
-            seconds = scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
-            await stubborn.wait(closing, seconds)
+            await stubborn.wait(closing, max(0.0, too_late - turns.loop.time()))
     if state == "connecting":
         await refuse(scope, send, *denial, server=server)
     elif state == "denying":

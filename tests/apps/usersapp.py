@@ -1,6 +1,7 @@
 """The application of ``test_users_servers.py`` and ``test_users_redis.py``: who may stay.
 
-Environment variable: ``CHANNELS`` is ``asgi.channels``.
+Environment variables: ``CHANNELS`` is ``asgi.channels``, ``CHANNELS_TIMEOUT`` its ``timeout``, and
+``AROUND`` what the application is inside of.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED, forget
 
+from tests.support.around import AROUND
 from tests.support.logs import log_to_stderr
 from tests.support.members import Person, has_members, userid_of
 
@@ -113,8 +115,13 @@ async def tidies(websocket):
 
 async def floods(websocket):
     await websocket.accept()
-    while True:
+    while goes_on(websocket.path_params):
         await websocket.send(bytes(2**16))
+
+
+def goes_on(params):
+    """Whether there is more to send: to the next one there is none."""
+    return params["name"] != "next"
 
 
 async def connects(websocket):
@@ -164,7 +171,7 @@ async def plain_ticks(scope, receive, send):
 async def plain_floods(scope, receive, send):
     await receive()
     await send({"type": "websocket.accept"})
-    while True:
+    while goes_on(scope["path_params"]):
         await send({"type": "websocket.send", "bytes": bytes(2**16)})
 
 
@@ -191,7 +198,8 @@ async def stream_begins(stream):
 
 
 async def stream_floods(stream):
-    while True:
+    await stream.send("begun")
+    while goes_on(stream.path_params):
         await stream.send("x" * 2**16)
 
 
@@ -217,8 +225,9 @@ async def http_listens(scope, receive, send):
 
 async def http_floods(scope, receive, send):
     await send(START)
-    while True:
+    while goes_on(scope["path_params"]):
         await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 async def http_begins(scope, receive, send):
@@ -301,3 +310,5 @@ def main(global_config, **settings):
 
 
 app = main({})
+if os.environ.get("AROUND", "nothing") != "nothing":
+    app = AROUND[os.environ["AROUND"]](AROUND["wrapped"](app))

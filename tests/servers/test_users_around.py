@@ -1,0 +1,12 @@
+"""Inside Starlette's ``BaseHTTPMiddleware`` and other middleware: ``test_users_servers.py``."""
+
+import pytest
+
+from tests.servers.test_users_servers import *  # noqa: F403
+
+pytestmark = pytest.mark.around
+
+AROUND = "base"
+
+#: One of each project.
+SERVERS = ("daphne", "uvicorn-sansio", "hypercorn", "granian")
