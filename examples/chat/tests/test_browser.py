@@ -6,13 +6,13 @@ are put there.
 
 import base64
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +97,7 @@ class Server:
         try:
             with urllib.request.urlopen(f"{self.url}/login", timeout=DEADLINE) as answer:
                 return answer.status == 200
-        except urllib.error.URLError:
+        except OSError:
             return False
 
     def stop(self):
@@ -105,15 +105,18 @@ class Server:
         self.process.wait(DEADLINE)
 
 
-@pytest.fixture
-def server(tmp_path):
-    server = Server(tmp_path)
+# One for all tests, which take another room each.
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
     server.stop()
+    logged = server.log.read_text()
+    assert "Traceback" not in logged, logged
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chromium():
     path = shutil.which("chromium")
     assert path, "This test needs Debian's chromium"
@@ -263,6 +266,43 @@ def test_two_people_talk_and_the_server_is_restarted(server, visit, shoot):
             expect(texts(page)).to_have_count(8)
 
 
+def test_a_page_whose_connection_breaks_hears_each_message_once(visit):
+    through, blocked = [], []
+
+    def connect(route):
+        if blocked:
+            route.close(code=1013)
+        else:
+            route.connect_to_server()
+            through.append(route)
+
+    with visit(**DESK) as ann, visit(**PHONE) as bob:
+        bob.route_web_socket(re.compile("/live"), connect)
+        read = []
+        bob.on("request", lambda request: read.append((request.method, request.url)))
+        for page, name in (ann, "Ann"), (bob, "Bob"):
+            log_in(page, name.lower())
+            page.get_by_role("link", name="Garden").click()
+            expect(page.get_by_role("complementary")).to_contain_text(f"{name} (you)")
+        say(ann, "The peas are up.")
+        expect(texts(bob)).to_have_text(["The peas are up."])
+
+        blocked.append(True)
+        through[-1].close(code=1001)
+        expect(bob.get_by_role("status")).to_contain_text("Offline")
+        said = ["The peas are up.", "So are the snails.", "More snails than peas."]
+        for text in said[1:]:
+            say(ann, text)
+        expect(texts(ann)).to_have_text(said)
+        expect(texts(bob)).to_have_text(said[:1])
+
+        blocked.clear()
+        expect(texts(bob)).to_have_text(said)
+        expect(bob.get_by_role("status")).to_be_hidden()
+        # The channel remembered them: no rows were read.
+        assert not [url for method, url in read if url.endswith("/messages")]
+
+
 def test_who_logs_out_is_put_out_of_every_tab_and_who_is_put_out_hears_why(server, visit, shoot):
     with visit(**DESK) as bob, visit(**PHONE) as eve:
         log_in(bob, "bob")
@@ -280,10 +320,10 @@ def test_who_logs_out_is_put_out_of_every_tab_and_who_is_put_out_hears_why(serve
         log_in(bob, "bob")
 
         sockets = opened(bob)
-        bob.get_by_role("link", name="Kitchen").click()
+        bob.get_by_role("link", name="Workshop").click()
         expect(bob.get_by_role("complementary")).to_contain_text("Bob (you)")
         log_in(eve, "eve")
-        eve.get_by_role("link", name="Kitchen").click()
+        eve.get_by_role("link", name="Workshop").click()
         expect(eve.get_by_role("complementary")).to_contain_text("Eve (you)")
         say(eve, "Bob, it is enough.")
         for page in (bob, eve):
@@ -297,4 +337,4 @@ def test_who_logs_out_is_put_out_of_every_tab_and_who_is_put_out_hears_why(serve
         assert len(sockets) == 2
         shoot(bob, "forbidden-desk")
         # On his other page there is no way to it any more.
-        expect(other.get_by_role("link", name="Kitchen")).to_be_hidden()
+        expect(other.get_by_role("link", name="Workshop")).to_be_hidden()

@@ -9,14 +9,19 @@ const state = document.getElementById("state");
 const people = document.getElementById("people");
 const channel = `room:${room}`;
 
-let position = since, read = 0, asking;
+let position = since, read = 0, asking, soon;
 
 const send = live(liveUrl, {
     since: () => position,
     show(now) {
-        state.textContent = now === "online" ? "" : "Offline. What you write is sent later.";
-        state.hidden = now === "online";
-        if (now === "online") {
+        clearTimeout(soon);
+        if (now === "offline") {
+            // Not where it is over at once.
+            soon = setTimeout(() => {
+                state.textContent = "Offline. What you write is sent later.";
+            }, 1000);
+        } else {
+            state.textContent = "";
             read = 0;
             retry();
         }
