@@ -106,7 +106,8 @@ def test_earlier_messages_have_their_page(ann, monkeypatch):
     assert said(ann, earlier.request.path_qs) == [str(number) for number in range(3)]
     assert "composer" not in earlier.forms
     assert said(ann, earlier.click("Newest messages").request.path)[-1] == "7"
-    assert said(ann, "/rooms/kitchen?before=x")[-1] == "7"
+    for nonsense in "x", "-1", "9" * 30:
+        assert said(ann, f"/rooms/kitchen?before={nonsense}")[-1] == "7"
 
 
 def test_there_are_no_other_rooms(ann):
@@ -143,6 +144,12 @@ def test_what_is_no_picture_is_refused(ann, engine, data):
     assert count(engine) == count(engine, models.Picture) == 0
 
 
+def test_a_file_is_no_text(ann):
+    files = [("text", "text", b"hello"), ("key", "key", b"a" * 32)]
+    answer = ann.post_as_script("/rooms/kitchen/messages", {}, upload_files=files, status=400)
+    assert "key" in answer.json["message"]
+
+
 def test_a_picture_that_is_too_large_is_refused(ann, engine):
     data = PNG + bytes(2_000_000)
     answer = ann.say("look", upload_files=[("picture", "picture.png", data)], status=413)
@@ -176,7 +183,7 @@ def test_to_do_it_twice_changes_nothing(eve, bob, what):
     bob.get("/rooms/kitchen", status=200 if what == "in" else 403)
 
 
-@pytest.mark.parametrize("user", ["", "x", "3", "4"])
+@pytest.mark.parametrize("user", ["", "x", "3", "4", "9" * 30])
 def test_who_moderates_and_who_is_not_there_cannot_be_put_out(eve, user):
     eve.moderate(user, "out", status=400)
     eve.get("/rooms/kitchen")

@@ -11,6 +11,7 @@ from pyramid.view import exception_view_config, view_config, view_defaults
 from sqlalchemy import select
 
 from .. import models
+from .fields import text_of
 
 #: A path of this site. Browsers take ``//host`` and ``/\host`` for other ones.
 LOCAL = re.compile(r"/(?![/\\])[^\s\\]*")
@@ -24,7 +25,7 @@ LOCAL = re.compile(r"/(?![/\\])[^\s\\]*")
 class Login:
     def __init__(self, request):
         self.request = request
-        wanted = request.params.get("next", "")
+        wanted = text_of(request.params, "next")
         self.next = wanted if LOCAL.fullmatch(wanted) else request.route_path("rooms")
 
     @view_config(request_method="GET")
@@ -36,8 +37,8 @@ class Login:
     @view_config(request_method="POST")
     def log_in(self):
         request = self.request
-        name = request.POST.get("name", "").strip()
-        password = request.POST.get("password", "")
+        name = text_of(request.POST, "name").strip()
+        password = text_of(request.POST, "password")
         user = request.dbsession.scalar(select(models.User).filter_by(name=name))
         if not models.check_password(user, password):
             # That nobody hears a status of 200 for a wrong password.

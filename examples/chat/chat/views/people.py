@@ -5,6 +5,7 @@ from pyramid.view import view_config, view_defaults
 from sqlalchemy import select
 
 from .. import models
+from .fields import id_of
 
 
 @view_defaults(route_name="people", permission="moderate")
@@ -25,8 +26,8 @@ class People:
     @view_config(request_method="POST")
     def change(self):
         request = self.request
-        user_id = request.POST.get("user", "")
-        user = request.dbsession.get(models.User, int(user_id)) if user_id.isdecimal() else None
+        user_id = id_of(request.POST, "user")
+        user = None if user_id is None else request.dbsession.get(models.User, user_id)
         if user is None or user.is_moderator:
             raise HTTPBadRequest("There is nobody of whom this could be asked.")
         exclusion = request.dbsession.get(models.Exclusion, (self.room.id, user.id))

@@ -13,6 +13,7 @@ from pyramid.view import view_config
 from sqlalchemy import select
 
 from .. import models
+from .fields import id_of, text_of
 
 MAX_TEXT = 4000
 #: Bytes. The setting asgi.max_body_size stops what is much larger before it is read.
@@ -39,10 +40,7 @@ def rooms(request):
 @view_config(route_name="room", permission="chat", renderer="chat:templates/room.jinja2")
 def room(request):
     room = request.context
-    try:
-        before = int(request.GET["before"])
-    except (KeyError, ValueError):
-        before = None
+    before = id_of(request.GET, "before")
     # The position is read first: what is committed after the rows were read is behind it.
     since = request.channels.position(f"room:{room.name}")
     messages = models.newest_messages(request, room, before, PAGE)
@@ -87,8 +85,8 @@ def say(request):
     """Store what the form says; when that is committed, all pages hear of it."""
     room = request.context
     dbsession = request.dbsession
-    key = request.POST.get("key", "")
-    text = request.POST.get("text", "").strip()
+    key = text_of(request.POST, "key")
+    text = text_of(request.POST, "text").strip()
     if not KEY.fullmatch(key):
         raise HTTPBadRequest("The form lacks the key of its message.")
     if len(text) > MAX_TEXT:
