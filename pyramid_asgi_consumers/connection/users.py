@@ -69,7 +69,7 @@ class Connection:
         self.userid = admission.userid
         #: Whether it has ended, or been put out.
         self.is_over = False
-        #: Ends the response, where that ends by itself: set by what makes it.
+        #: Ends the response, or has a websocket's function hear of the end: set by what makes it.
         self.ends: Callable[[], object] | None = None
         # One that has no place, as its user has too many, is being refused.
         self._close: Close = _nothing

@@ -76,6 +76,8 @@ async def serve_websocket(
         send = gone
         if wake is not None:
             wake({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if connection is not None and connection.ends is not None:
+            connection.ends()
         if watcher is not None:
             watcher.told(str(consumer), scope, turns.loop)
 

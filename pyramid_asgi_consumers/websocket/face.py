@@ -22,6 +22,7 @@ from pyramid_asgi_consumers.channels.relay import Relay
 from pyramid_asgi_consumers.channels.subscriptions import Subscription
 from pyramid_asgi_consumers.exceptions import InvalidJSON, WebSocketDisconnect, WrongMessageKind
 from pyramid_asgi_consumers.handshake.connected import (
+    CONNECTION,
     DEFAULT_LEAVE_TIMEOUT,
     LEAVE_TIMEOUT,
     Connected,
@@ -389,6 +390,9 @@ class WebSocketFunction:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         websocket = WebSocket(scope, receive, send)
+        connection = scope.get(CONNECTION)
+        if connection is not None:
+            connection.ends = websocket._watcher.closed
         await websocket._connect()
         await websocket._watcher.run(
             lambda: self.func(websocket),

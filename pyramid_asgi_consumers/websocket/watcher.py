@@ -143,6 +143,14 @@ class Watcher:
         if self._hasten is not None and self._overdue is None and not self._cancelled:
             self._hasten()
 
+    def closed(self) -> None:
+        """The websocket is closed from this side, which the next event tells: there is room for it.
+
+        The client may have sent so much that no event is taken in advance any more.
+        """
+        if not self._has_room() and _may_go_on(self._ahead):
+            self._ahead = asyncio.create_task(self._look_ahead())
+
     def watch(self, report: Callable[[Event], object]) -> None:
         """Call ``report`` with the server's event where the client leaves and nobody receives."""
         self._report = report

@@ -24,6 +24,7 @@ from pyramid_asgi_consumers.exceptions import (
 from pyramid_asgi_consumers.interfaces import IChannelsBackend
 from pyramid_asgi_consumers.lifespan import running
 from pyramid_asgi_consumers.testing import TestApp
+from pyramid_asgi_consumers.websocket.watcher import BYTES, MESSAGES
 from tests.support.asgi import CONNECT, body_of, http_scope, websocket_scope
 from tests.support.channels import until
 from tests.support.streams import stop
@@ -190,6 +191,28 @@ async def test_a_function_that_does_not_receive_is_cancelled(project):
     await project.put_out()
     assert (await client.ended())[-1] == CLOSED
     assert project.happened == ["accepted", "cleaned up"]
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(("text", "taken"), [("x", MESSAGES), ("x" * BYTES, 1)])
+async def test_a_function_is_cancelled_whose_client_has_sent_more_than_is_taken_in_advance(
+    project, text, taken
+):
+    async def func(websocket):
+        await websocket.accept()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            project.happened.append("cleaned up")
+
+    serves(project, "function", func, **GUARDED)
+    client = Client(project)
+    for _ in range(MESSAGES + 4):
+        client.say({"type": "websocket.receive", "text": text})
+    await until(lambda: client.sent and client.said.qsize() == MESSAGES + 4 - taken)
+    await project.put_out()
+    assert (await client.ended())[-1] == CLOSED
+    assert project.happened == ["cleaned up"]
 
 
 @pytest.mark.parametrize("then", [receiving, sleeping])
