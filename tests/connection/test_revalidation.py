@@ -19,7 +19,7 @@ from pyramid_asgi_consumers import (
 )
 from pyramid_asgi_consumers.channels.disconnects import Word
 from pyramid_asgi_consumers.connection import revalidation
-from pyramid_asgi_consumers.connection.revalidation import Failures
+from pyramid_asgi_consumers.connection.revalidation import Failures, Stay, Watch
 from pyramid_asgi_consumers.interfaces import IConsumerMapper
 from pyramid_asgi_consumers.lifespan import running
 from pyramid_asgi_consumers.mapper import Consumer
@@ -197,13 +197,29 @@ async def test_who_leaves_while_the_request_waits_for_a_thread_has_none_made(hel
         await site.asked(2)
         site.policy.hold = held.wait
         await held.reached()
-        # The other one's is waiting by now, or will be.
-        await asyncio.sleep(0.05)
+        # The other one's waits for the thread.
+        await wait_until(lambda: site.app.handshakes.repetitions._queue.jobs)
         count = len(site.requests)
+    assert_nothing_is_left(site)
     site.policy.hold = None
     held.go_on()
     await site.app.handshakes.drain(20)
     assert len(site.requests) == count
+
+
+def assert_nothing_is_left(site):
+    """No timer, no job that waits, and nobody who is remembered."""
+    loop = asyncio.get_running_loop()
+    owners = [getattr(timer._callback, "__self__", None) for timer in loop._scheduled]
+    waiting = [
+        timer
+        for timer, owner in zip(loop._scheduled, owners, strict=True)
+        if isinstance(owner, Stay | Watch) and not timer.cancelled()
+    ]
+    assert waiting == []
+    assert not (site.watch()._stays or site.watch()._unchecked)
+    queue = site.app.handshakes.repetitions._queue
+    assert queue is None or not queue.jobs
 
 
 def put_out(site):
@@ -236,6 +252,17 @@ async def test_who_was_put_out_while_it_was_asked_is_put_out_once(held):
         assert await client.ended() == close(4401, "bye")
         assert len(site.requests) == count
         assert len(client.sent) == 2
+
+
+async def test_what_fails_for_who_was_put_out_is_not_worth_a_line(held, caplog):
+    site = Site(configure=add_lingering)
+    async with site.opened(path="/lingers") as client:
+        site.policy.error, site.policy.hold = OSError("the database is down"), held.wait
+        await held.reached()
+        put_out(site)
+        held.go_on()
+        assert await client.ended() == close(4401, "bye")
+    assert "could not be repeated" not in caplog.text
 
 
 async def test_what_never_returns_holds_a_quarter_of_the_threads(held):
@@ -299,15 +326,10 @@ async def test_when_the_server_stops_nobody_is_asked_any_more(held):
             await site.app.lifespan.drain()
             count = len(site.requests)
             held.go_on()
-            await asyncio.sleep(0.05)
+            await site.app.handshakes.drain(20)
+            await asyncio.sleep(0)
             assert len(site.requests) == count
-            assert_no_timers()
-
-
-def assert_no_timers():
-    loop = asyncio.get_running_loop()
-    waiting = [timer for timer in loop._scheduled if not timer.cancelled()]
-    assert [timer for timer in waiting if "revalidation" in repr(timer)] == []
+            assert_nothing_is_left(site)
 
 
 def test_a_loop_that_ends_without_a_word_leaves_nothing_behind(caplog, recwarn):
@@ -395,6 +417,34 @@ async def test_what_had_begun_before_does_not_count(held):
         assert await client.ended() == close(4403)
 
 
+async def test_what_still_waits_for_a_thread_is_not_doubled(held):
+    site = Site(None, {"asgi.handshake_threads": "1"})
+    async with site.opened(), site.opened():
+        site.policy.hold = held.wait
+        site.watch().check_all(0)
+        await held.reached()
+        await wait_until(lambda: site.app.handshakes.repetitions._queue.jobs)
+        site.watch().check_all(0)
+        await wait_until(lambda: not site.watch()._unchecked)
+        held.go_on()
+        await site.app.handshakes.drain(20)
+        await site.asked(0)
+        await site.app.handshakes.drain(20)
+    # Two handshakes, the first one's repetition, which had begun, and another; the other one's.
+    assert len(site.requests) == 5
+
+
+async def test_whoever_leaves_leaves_nothing_behind():
+    site, other = Site(NEVER), Site()
+    for kind in ("websocket", "stream", "http"):
+        async with site.opened(kind):
+            site.watch().check_all(NEVER)
+        async with other.opened(kind):
+            await other.asked()
+    assert_nothing_is_left(site)
+    assert_nothing_is_left(other)
+
+
 async def test_who_is_asked_at_its_interval_meanwhile_is_not_checked_besides():
     site = Site(0.05)
     async with site.opened(), site.opened():
@@ -421,7 +471,7 @@ async def test_who_could_not_be_asked_is_asked_again_after_30_seconds(monkeypatc
 async def test_a_check_of_nobody_does_nothing():
     site = Site()
     site.watch().check_all(5)
-    assert_no_timers()
+    assert_nothing_is_left(site)
 
 
 async def test_who_leaves_or_comes_while_all_are_checked():
