@@ -323,10 +323,11 @@ async def test_when_the_server_stops_nobody_is_asked_any_more(held):
             site.policy.hold = held.wait
             site.watch().check_all(NEVER)
             await held.reached()
+            crew = site.app.handshakes.pool.crew()
             await site.app.lifespan.drain()
             count = len(site.requests)
             held.go_on()
-            await site.app.handshakes.drain(20)
+            await wait_until(lambda: not crew.threads)
             await asyncio.sleep(0)
             assert len(site.requests) == count
             assert_nothing_is_left(site)
