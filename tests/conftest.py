@@ -6,6 +6,7 @@ from pyramid.config import Configurator
 
 from pyramid_asgi_consumers.websocket import watcher
 from tests.support.redis_server import running_redis
+from tests.support.sessions import Clock
 
 #: The files that take longest: they begin first, so that none of them goes on alone at the end.
 LONGEST = [
@@ -60,6 +61,14 @@ def switching():
 def soon(monkeypatch):
     """Who looks whether a client has left does so at once."""
     monkeypatch.setattr(watcher, "INTERVAL", 0.001)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What signed sessions go by."""
+    clock = Clock()
+    monkeypatch.setattr("pyramid.session.time", clock)
+    return clock
 
 
 @pytest.fixture

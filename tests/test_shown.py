@@ -69,7 +69,7 @@ OWN = {
     "connection/leaving.py": {"name"},
     # Its words are Shown.
     "connection/revalidation.py": {"self._consumer", "words"},
-    "connection/users.py": {"self.consumer"},
+    "connection/users.py": {"connection.consumer", "self.consumer"},
     "connection/websocket.py": {"consumer"},
     "handshake/exchange.py": {"', the '.join(declared)"},
     "handshake/handshakes.py": {"consumer"},

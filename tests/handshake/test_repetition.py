@@ -333,10 +333,13 @@ def site_with_sessions(func=None, policy=None, **options):
     return Site(configure=configure, policy=policy or SessionPolicy())
 
 
-async def test_a_session_expires_since_no_request_prolongs_it():
-    site = site_with_sessions(timeout=1, reissue_time=0)
+async def test_a_session_expires_since_no_request_prolongs_it(clock):
+    site = site_with_sessions(timeout=1000, reissue_time=0)
     async with site.opened(headers=await logged_in(site)) as client:
+        clock.passed = 600
         await site.asked(3)
+        assert not client.task.done()
+        clock.passed = 1200
         assert await client.ended() == close(4403)
 
 

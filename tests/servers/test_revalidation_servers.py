@@ -16,7 +16,7 @@ pytestmark = pytest.mark.streams
 KINDS = pytest.mark.parametrize("kind", ["websocket", "stream", "http"])
 
 #: So many seconds sessions last that expire, and so often the application asks.
-TIMEOUT = 2
+TIMEOUT = 3
 INTERVAL = 0.2
 
 names = itertools.count()
