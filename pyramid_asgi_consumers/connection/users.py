@@ -45,8 +45,10 @@ PATIENCE = 0.5
 AGAIN = 1.0
 MOST_AGAIN = 60.0
 
-#: Where a word may have been missed, all connections are looked at within so many seconds.
+#: Where a word may have been missed, all connections are looked at within so many seconds at least,
+#: and not more than so many in a second: pages go on meanwhile.
 SPREAD = 5.0
+MOST_LOOKS = 250
 
 # Where the connections of users stand that cannot be keys: a list, say, as JSON makes of a tuple.
 _UNHASHABLE = object()
@@ -208,7 +210,7 @@ class LoopConnections:
         """Look at all connections again: a word may have been missed."""
         for handshake in self._under_way:
             handshake.has_missed = True
-        self.watch.check_all(SPREAD)
+        self.watch.check_all(max(SPREAD, len(self.open) / MOST_LOOKS))
 
     def mishear(self, error: Exception) -> None:
         """A word cannot be read, for ``error``: look at all connections again.

@@ -855,7 +855,7 @@ async def test_what_cannot_be_left_does_not_keep_it_from_listening(project, bus,
     await bus.aclose()
     bus.detach_errors = [KeyError("x")]
     client = Client(project)
-    await until(lambda: len(project.happened) == 3)
+    await until(lambda: len(project.happened) == 3 and project.listens)
     await from_elsewhere(bus)
     assert (await client.ended())[-1] == CLOSED
     assert bus.detached == bus.attached[:1]
@@ -888,6 +888,21 @@ async def test_what_came_after_a_word_that_was_long_on_its_way_may_come_again(pr
     await bus.publish(*message)
     assert (await before.ended())[-1] == CLOSED
     assert (await after.ended())[-1] == {**CLOSED, "code": 4403}
+
+
+async def test_many_connections_are_looked_at_one_after_the_other(project, bus, monkeypatch):
+    monkeypatch.setattr(users, "SPREAD", 0.01)
+    monkeypatch.setattr(users, "MOST_LOOKS", 20)
+    looked = []
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    clients = [Client(project) for _ in range(3)]
+    await until(lambda: len(project.happened) == 3)
+    monkeypatch.setattr(project.connections.watch, "check_all", looked.append)
+    await bus.publish(RESERVED, b"j{}")
+    await until(lambda: looked)
+    assert looked == [0.15]
+    for client in clients:
+        await client.leave()
 
 
 async def test_many_words_that_cannot_be_read_make_no_storm(project, bus, monkeypatch, caplog):
