@@ -23,7 +23,13 @@ def config(tmp_path):
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
     """The directory of somebody who has saved the examples, and works there."""
-    saved = {file: code for page in PAGES for code, file in blocks(page) if file}
+    saved = {
+        file: code
+        for page in PAGES
+        for language in ("python", "html+jinja")
+        for code, file in blocks(page, language)
+        if file
+    }
     for file, code in saved.items():
         (tmp_path / file).write_text(code)
     (tmp_path / "production.ini").write_text("[app:main]\nuse = call:app:main\n")

@@ -43,10 +43,10 @@ def step(monkeypatch):
         return importlib.import_module
 
     yield enter
-    for name in {*sys.modules} - before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith((str(PROJECT / "docs"), str(PROJECT / "examples" / "tutorial"))):
-            del sys.modules[name]
+    folders = (str(PROJECT / "docs"), str(PROJECT / "examples" / "tutorial"))
+    new = {name: sys.modules[name] for name in {*sys.modules} - before}
+    for name in [n for n, m in new.items() if str(getattr(m, "__file__", "")).startswith(folders)]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("folder", STEPS, ids=lambda folder: folder.name)

@@ -1,6 +1,7 @@
 """The pages of the documentation, README among them, and the blocks of code in them."""
 
 import re
+import sys
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ PAGES = {"README": PROJECT / "README.rst"} | {
 }
 
 _BLOCK = re.compile(
-    r"^\.\. code-block:: (\w+)\n(?:   :caption: (\S+)\n)?\n((?:    .*\n|\n)+)", re.MULTILINE
+    r"^\.\. code-block:: ([\w+]+)\n(?:   :caption: (\S+)\n)?\n((?:    .*\n|\n)+)", re.MULTILINE
 )
 
 
@@ -48,7 +49,8 @@ def blocks(page: str, language: str = "python") -> list[Block]:
 
 def run_block(page: str, number: int = 0, **names: object) -> ModuleType:
     """Run a block of Python where these names are known; return it as a module."""
-    module = ModuleType("example")
+    # Who reads annotations looks for their module.
+    sys.modules["example"] = module = ModuleType("example")
     vars(module).update(names)
     exec(compile(blocks(page)[number].code, f"{page}:{number}", "exec"), vars(module))
     return module
