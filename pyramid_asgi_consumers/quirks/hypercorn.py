@@ -67,6 +67,8 @@ async def _put(put: Callable[[Any], Awaitable[None]], event: dict[str, Any]) -> 
         if isinstance(queue, asyncio.Queue):
             # It is the last event; the bound of a queue is for its maker alone to set.
             queue._maxsize = 0  # type: ignore[attr-defined]
+            # Nobody may receive any more, and who reads from the connection waits for room.
+            queue._wakeup_next(queue._putters)  # type: ignore[attr-defined]
     await put(event)
 
 

@@ -15,6 +15,10 @@ log_to_stderr()
 happened: Counter = Counter()
 
 
+async def tasks(request):
+    return Response(json_body=len(asyncio.all_tasks()))
+
+
 def state(request):
     return Response(json_body=happened)
 
@@ -60,6 +64,8 @@ def main():
         config.set_security_policy(Policy())
         config.add_route("state", "/state")
         config.add_view(state, route_name="state", permission=NO_PERMISSION_REQUIRED)
+        config.add_route("tasks", "/tasks")
+        config.add_view(tasks, route_name="tasks", permission=NO_PERMISSION_REQUIRED)
         config.add_asgi_consumer("/consumer", "websocket", consumer)
         config.add_asgi_app("/mounted", consumer)
         config.add_websocket("/function", function)
