@@ -19,6 +19,7 @@ class Subscriber:
         self.replayed = []
         self.queue = []
         self.positions = {}
+        self.is_in_touch = True
 
     @property
     def items(self):
@@ -33,6 +34,12 @@ class Subscriber:
     def replay(self, items):
         assert not self.queue
         self.replayed += items
+
+    def lose_touch(self):
+        self.is_in_touch = False
+
+    def regain_touch(self):
+        self.is_in_touch = True
 
 
 def event(number):

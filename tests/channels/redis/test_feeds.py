@@ -272,10 +272,12 @@ def test_what_was_read_is_kept_when_the_connection_breaks():
     feed.next_page()
     feed.take_page((1, 4), rows(2, 3), (1, 3))
     feed.lose_touch()
+    assert not subscriber.is_in_touch
     feed.begin()
     assert feed.next_page() == (1, 3)
     feed.take_page((1, 4), rows(4), (1, 4))
     assert numbers(subscriber) == [2, 3, 4]
+    assert subscriber.is_in_touch
 
 
 def test_a_gap_counts_what_a_subscriber_itself_has_missed():
