@@ -10,7 +10,7 @@ import webtest
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPForbidden, HTTPFound, HTTPNoContent
 from pyramid.response import Response
-from sse_starlette.sse import EventSourceResponse
+from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
@@ -607,7 +607,9 @@ def starlette_app(*responses):
 
 
 @pytest.mark.parametrize("path", ["/endless", "/sse"])
-def test_an_endless_stream_of_a_mounted_application(path):
+def test_an_endless_stream_of_a_mounted_application(path, monkeypatch):
+    # A Uvicorn that has served in this process, and stopped, ends its streams for ever.
+    monkeypatch.setattr(AppStatus, "should_exit", False)
     with Configurator() as config:
         config.include("pyramid_asgi_consumers")
         config.add_asgi_app("/mounted", starlette_app())
