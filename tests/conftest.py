@@ -14,6 +14,7 @@ LONGEST = [
     "test_soak.py",
     "test_servers_base.py",
     "test_deployment.py",
+    "test_fresh_machine.py",
     "test_leaving_servers.py",
     "test_servers_wrapped.py",
     "test_servers.py",
