@@ -73,11 +73,12 @@ class Disconnects:
         self._token = secrets.token_hex(8)
         #: Whether there are others that have to hear of a word.
         self.travels = not isinstance(backend, MemoryBackend)
-        self._listeners: tuple[Callable[[Word], object], ...] = ()
+        # Applications may share such a backend.
+        self._listeners: list[Callable[[Word], object]] = [] if self.travels else backend.listeners
 
     def listen(self, listener: Callable[[Word], object]) -> None:
         """Have ``listener(word)`` called for each word of this process, in the thread it is of."""
-        self._listeners = (*self._listeners, listener)
+        self._listeners.append(listener)
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class Disconnects:
 
     def give(self, word: Word) -> None:
         """Give ``word`` to this process; may be called in any thread."""
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener(word)
 
 

@@ -113,6 +113,8 @@ class MemoryBackend:
     def __init__(self, history: int = 0, expiry: float = 86400) -> None:
         self.history = history
         self.expiry = expiry
+        #: What is called with the words of :class:`.Disconnects`.
+        self.listeners: list[Any] = []
         # Entered again by what interrupts its owner, which then finds ``_entered``: see _publish.
         self._lock = threading.RLock()
         self._entered = False

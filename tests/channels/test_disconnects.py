@@ -75,6 +75,15 @@ def test_a_userid_that_other_processes_cannot_be_told_is_refused(userid):
     assert Disconnects(MemoryBackend()).messages(Word(userid, "")) == []
 
 
+def test_applications_that_share_a_memory_hear_each_other():
+    heard = []
+    backend = MemoryBackend()
+    Disconnects(backend).listen(heard.append)
+    Disconnects(backend).give(Word("ann", ""))
+    Disconnects(MemoryBackend()).give(Word("bob", ""))
+    assert heard == [Word("ann", "")]
+
+
 def test_nobody_cannot_be_disconnected():
     with pytest.raises(RuntimeError, match="nobody is logged in here; name the userid"):
         make_word(None, "")
