@@ -176,6 +176,12 @@ class Stay:
         else:
             self._is_again = True
 
+    def check_in(self, seconds: float) -> None:
+        """Revalidate it after so many seconds, if that is not done by then."""
+        if self._interval is None or seconds < self._interval:
+            self._stop_waiting()
+            self._wait(seconds)
+
     def end(self) -> None:
         """The connection is over. What runs in a thread goes on, and has no effect."""
         self._watch.forget(self)

@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -49,6 +50,10 @@ MOST_AGAIN = 60.0
 #: and not more than so many in a second: pages go on meanwhile.
 SPREAD = 5.0
 MOST_LOOKS = 250
+
+#: Whose handshake is made within so many seconds after a word is looked at again so much later: the
+#: request that has put the user out may not have ended by then, nor stored its session.
+SETTLED = 5.0
 
 # Where the connections of users stand that cannot be keys: a list, say, as JSON makes of a tuple.
 _UNHASHABLE = object()
@@ -157,6 +162,8 @@ class LoopConnections:
         self.open: dict[Connection, Stay] = {}
         self._by_user: dict[Any, dict[Connection, None]] = {}
         self._under_way: dict[Handshake, None] = {}
+        # For whom words came last, the latest at the end, and until when they are minded.
+        self._recent: OrderedDict[Any, float] = OrderedDict()
         self._listening: Listening | None = None
         # Enters it, and until when handshakes wait for that.
         self._entering: asyncio.Task[None] | None = None
@@ -183,6 +190,8 @@ class LoopConnections:
         self.open[connection] = stay = self.watch.add(connection)
         if handshake.is_doubtful(connection.userid):
             stay.check()
+        elif self._recent and self._loop.time() < self._recent.get(_key(connection.userid), 0.0):
+            stay.check_in(SETTLED)
         try:
             yield
         finally:
@@ -197,6 +206,7 @@ class LoopConnections:
         """Close the connections of the user whom ``word`` is for."""
         for handshake in self._under_way:
             handshake.words.append(word)
+        self._mind(_key(word.userid))
         for connection in list(self._by_user.get(_key(word.userid), ())):
             try:
                 if connection.userid == word.userid:
@@ -205,6 +215,14 @@ class LoopConnections:
             except Exception:
                 # The others are closed all the same.
                 log.exception("A connection to %s cannot be closed", connection.consumer)
+
+    def _mind(self, key: Any) -> None:
+        now = self._loop.time()
+        self._recent.pop(key, None)
+        # Those for whom it is over take no memory.
+        while self._recent and next(iter(self._recent.values())) <= now:
+            self._recent.popitem(last=False)
+        self._recent[key] = now + SETTLED
 
     def check_all(self) -> None:
         """Look at all connections again: a word may have been missed."""

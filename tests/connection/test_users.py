@@ -6,6 +6,7 @@ import logging
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.httpexceptions import HTTPForbidden
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from zope.interface import implementer
@@ -930,3 +931,63 @@ async def test_many_words_that_cannot_be_read_make_no_storm(project, bus, monkey
     assert caplog.text.count("A disconnect that cannot be read") == 3
     await client.leave()
     assert client.codes == [1000]
+
+
+class Asked:
+    """A factory that counts its requests, and refuses those that are repeated."""
+
+    def __init__(self):
+        self.requests = []
+        self.refuses = False
+
+    def __call__(self, request):
+        self.requests.append(request)
+        if self.refuses and "asgi.revalidation" in request.environ:
+            raise HTTPForbidden()
+        return object()
+
+
+@pytest.mark.parametrize("revalidate", [None, 1000])
+async def test_who_comes_before_the_session_of_the_log_out_is_stored_is_looked_at_again(
+    project, monkeypatch, revalidate
+):
+    asked = Asked()
+    arguments = {**GUARDED, "factory": asked, "revalidate": revalidate}
+    serves(project, "websocket", accepting(project, receiving), **arguments)
+    bob = Client(project, user="bob")
+    await until(lambda: len(project.happened) == 1)
+    monkeypatch.setattr(users, "SETTLED", 1000)
+    await project.put_out()
+    monkeypatch.setattr(users, "SETTLED", 0.01)
+    asked.refuses = True
+    ann = Client(project)
+    assert (await ann.ended())[-1]["code"] == 4403
+    assert len(asked.requests) == 3
+    await bob.leave()
+    assert bob.codes == [1000]
+
+
+async def test_who_comes_later_is_not_looked_at_again(project, monkeypatch):
+    monkeypatch.setattr(users, "SETTLED", 0)
+    serves(project, "websocket", accepting(project, receiving), **GUARDED)
+    connections = project.connections
+    await project.put_out("bob")
+    await project.put_out()
+    # Bob's word takes no memory.
+    assert list(connections._recent) == ["ann"]
+    client = Client(project)
+    await until(lambda: project.happened)
+    (stay,) = connections.open.values()
+    assert stay._timer is None
+    await client.leave()
+
+
+async def test_who_is_looked_at_often_needs_no_more(project, monkeypatch):
+    monkeypatch.setattr(users, "SETTLED", 1000)
+    asked = Asked()
+    arguments = {**GUARDED, "factory": asked, "revalidate": 0.05}
+    serves(project, "websocket", accepting(project, receiving), **arguments)
+    await project.put_out()
+    client = Client(project)
+    await until(lambda: len(asked.requests) == 2)
+    await client.leave()
