@@ -987,7 +987,9 @@ async def test_who_is_looked_at_often_needs_no_more(project, monkeypatch):
     asked = Asked()
     arguments = {**GUARDED, "factory": asked, "revalidate": 0.05}
     serves(project, "websocket", accepting(project, receiving), **arguments)
+    connections = project.connections
     await project.put_out()
     client = Client(project)
     await until(lambda: len(asked.requests) == 2)
+    assert list(connections._recent) == ["ann"]
     await client.leave()
