@@ -3,13 +3,9 @@
 import io
 import time
 
-from a2wsgi import WSGIMiddleware
 from asgiref.wsgi import WsgiToAsgi
 from pyramid.config import Configurator
 from pyramid.response import Response
-from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
-from starlette.routing import Route
 
 from pyramid_asgi_consumers.wsgi.environ import build_environ
 
@@ -78,17 +74,6 @@ def ours_generator():
     config.add_route("stream", "/stream")
     config.add_view(generator, route_name="stream")
     return config.make_asgi_app()
-
-
-def starlette():
-    async def respond(request):
-        return StreamingResponse(chunks(), media_type="text/html")
-
-    return Starlette(routes=[Route("/stream", respond)])
-
-
-def a2wsgi():
-    return WSGIMiddleware(wsgi_app(), workers=THREADS)
 
 
 def asgiref():

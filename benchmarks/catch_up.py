@@ -1,77 +1,90 @@
 """How long stored events take to subscribers that come late, or come back.
 
-    python -m benchmarks.catch_up [CHANNELS]
-
-Needs ``redis-server``. First to subscribers of one channel that come with an old ``since``, then to
-many channels after a cut; and how long a bystander's publish takes meanwhile.
+First to subscribers of one channel that come with an old ``since``, then to many channels after a
+cut; and how long a bystander's publish takes meanwhile.
 """
 
 import asyncio
-import sys
-import tempfile
 import time
 
+from benchmarks.command import main
+from benchmarks.support import Failure, Measured, Table, Variant, redis_server
 from pyramid_asgi_consumers.channels import Channels, Event
 from pyramid_asgi_consumers.channels.events import encode
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 from pyramid_asgi_consumers.channels.redis.connections import make_pool
-from tests.support.redis_server import RedisServer
 
 STORED = 1000
-PAYLOAD = encode("x" * 198)
+TEXT = "x" * 198
+PAYLOAD = encode(TEXT)
 
 
-async def catch_up(url, channels):
-    backend = RedisBackend(url, history=STORED)
-    faces = Channels(backend)
-    bystander = Channels(RedisBackend(url))
-    waits = []
+class Bystander:
+    """Publishes on another channel, and notes how long that takes."""
 
-    async def stand_by():
+    def __init__(self, url):
+        self._channels = Channels(RedisBackend(url))
+
+    async def measured(self, receivers):
+        """How long they take, and the publish that took longest meanwhile."""
+        waits = []
+        publishing = asyncio.ensure_future(self._publish(waits))
+        begin = time.perf_counter()
+        wrong = sum(await asyncio.gather(*receivers))
+        seconds = time.perf_counter() - begin
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        await self._channels.backend.aclose()
+        return Measured((seconds, max(waits)), wrong)
+
+    async def _publish(self, waits):
         while True:
             begin = time.perf_counter()
-            await bystander.publish("bystander", 1)
+            await self._channels.publish("bystander", 1)
             waits.append(time.perf_counter() - begin)
             await asyncio.sleep(0.01)
 
-    async def measure(name, receivers):
-        waits.clear()
-        task = asyncio.ensure_future(stand_by())
-        begin = time.perf_counter()
-        await asyncio.gather(*receivers)
-        seconds = time.perf_counter() - begin
-        task.cancel()
-        print(f"{name:50} {seconds:6.2f} s, a publish {max(waits):.3f} s at most", flush=True)
 
-    def publish(names):
-        for name in names:
-            for result in backend.publish_many([(name, PAYLOAD)] * STORED):
-                assert isinstance(result, str)
+async def receive(subscription, count):
+    """Return how many of so many events are wrong."""
+    wrong = 0
+    for _ in range(count):
+        item = await anext(subscription)
+        wrong += not isinstance(item, Event) or item.data != TEXT
+    return wrong
 
-    async def receive(subscription, count):
-        got = 0
-        async for item in subscription:
-            assert isinstance(item, Event)
-            got += 1
-            if got == count:
-                break
 
-    async def join(since):
-        async with faces.subscribe("room", since=since) as subscription:
-            await receive(subscription, STORED)
+def publish(backend, names):
+    for name in names:
+        for result in backend.publish_many([(name, PAYLOAD)] * STORED):
+            if not isinstance(result, str):
+                raise Failure(f"not published: {result!r}")
 
-    since = await faces.publish("room", 0)
-    publish(["room"])
-    for subscribers in 1, 300, 1000:
-        await measure(
-            f"{subscribers} subscribers of {STORED} stored events",
-            [join(since) for _ in range(subscribers)],
-        )
 
-    names = [f"channel {number}" for number in range(channels)]
-    subscriptions = [faces.subscribe(name) for name in names]
+async def late(url, subscribers):
+    """To subscribers that come with an old ``since``."""
+    backend = RedisBackend(url, history=STORED)
+    channels = Channels(backend)
+    since = await channels.publish("room", TEXT)
+    publish(backend, ["room"])
+
+    async def join():
+        async with channels.subscribe("room", since=since) as subscription:
+            return await receive(subscription, STORED)
+
+    measured = await Bystander(url).measured([join() for _ in range(subscribers)])
+    await backend.aclose()
+    return measured
+
+
+async def cut(url, number):
+    """To channels that each miss events in a cut."""
+    backend = RedisBackend(url, history=STORED)
+    channels = Channels(backend)
+    names = [f"channel {each}" for each in range(number)]
+    subscriptions = [channels.subscribe(name) for name in names]
     await asyncio.gather(*(subscription.__aenter__() for subscription in subscriptions))
-    await asyncio.gather(*(faces.publish(name, 0) for name in names))
+    await asyncio.gather(*(channels.publish(name, TEXT) for name in names))
     await asyncio.gather(*(receive(subscription, 1) for subscription in subscriptions))
     # As if nobody could connect for as long as that is published.
     (loop,) = backend._loops.values()
@@ -81,27 +94,44 @@ async def catch_up(url, channels):
     server.send_command("CLIENT", "KILL", "TYPE", "pubsub")
     server.read_response()
     backend.blocking.pool.release(server)
-    begin = time.perf_counter()
-    await asyncio.to_thread(publish, names)
-    print(f"(published within {time.perf_counter() - begin:.0f} s)", flush=True)
+    await asyncio.to_thread(publish, backend, names)
     del connections.make
-    await measure(
-        f"{channels} channels x {STORED} events after a cut",
-        [receive(subscription, STORED) for subscription in subscriptions],
+    measured = await Bystander(url).measured(
+        [receive(subscription, STORED) for subscription in subscriptions]
     )
     await asyncio.gather(*(subscription.__aexit__() for subscription in subscriptions))
     await backend.aclose()
-    await bystander.backend.aclose()
+    return measured
 
 
-def main(channels=1000):
-    server = RedisServer(tempfile.mkdtemp())
-    server.start()
-    try:
-        asyncio.run(catch_up(server.url, channels))
-    finally:
-        server.close()
+class CatchUp(Table):
+    name = "catch-up"
+    title = "1,000 stored events for each who missed them"
+    units = ("s", "s of a publish meanwhile at most")
+    less_is_better = True
+    pinned = False
+    reference = "one subscriber"
+    rounds = 3
+    sizes = {"subscribers": 1000, "channels": 1000}
+    quick_sizes = {"subscribers": 300, "channels": 50}
+    variants = dict.fromkeys(
+        ("one subscriber", "many subscribers", "many channels after a cut"),
+        Variant(needs=("redis-server",)),
+    )
 
+    def measure(self, variant, ground, size, seconds):
+        # Each has a Redis of its own: what was stored before is none of its.
+        with redis_server() as url:
+            if variant == "one subscriber":
+                running = late(url, 1)
+            elif variant == "many subscribers":
+                running = late(url, size["subscribers"])
+            else:
+                running = cut(url, size["channels"])
+            return asyncio.run(asyncio.wait_for(running, 300))
+
+
+TABLES = [CatchUp()]
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(__doc__, TABLES)

@@ -1,0 +1,1 @@
+"""What the peers serve: a module for each that may not be installed."""

@@ -1,0 +1,5 @@
+from channels.layers import InMemoryChannelLayer
+
+
+def memory(url):
+    return InMemoryChannelLayer(capacity=1000)
