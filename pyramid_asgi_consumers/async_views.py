@@ -67,7 +67,8 @@ async def _until_left(
     finally:
         task.cancel()
         watcher.cancel()
-        await asyncio.wait((task, watcher))
+        await asyncio.wait((task,))
+        await stubborn.ended(watcher)
     if has_ended or not task.cancelled():
         return await outcome(task)
     raise ClientDisconnected("The client left while its view was awaited")

@@ -17,6 +17,9 @@ COUNTED = hasattr(asyncio.Task, "cancelling")
 #: For so many seconds what was cancelled is waited for where no server says for how many.
 PATIENCE = 5.0
 
+# For so many seconds who has swallowed a cancellation is left with that.
+AGAIN = 0.05
+
 Tasks = Iterable["asyncio.Task[Any]"]
 
 
@@ -60,6 +63,18 @@ async def wait(task: "asyncio.Task[Any]", timeout: float) -> None:
     finally:
         if not task.cancel() and not task.cancelled():
             task.result()
+
+
+async def ended(task: "asyncio.Task[Any]") -> None:
+    """Wait for the end of ``task``, which asked a server's ``receive`` and has been cancelled.
+
+    Middleware may swallow that on Python 3.10, where anyio 4.16 (Starlette's
+    ``BaseHTTPMiddleware``) cannot tell it from a cancellation of its own: it is cancelled again.
+    """
+    await asyncio.wait({task}, timeout=None if COUNTED else AGAIN)
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=AGAIN)
 
 
 def leave_alone(tasks: Tasks, seconds: float | None) -> None:

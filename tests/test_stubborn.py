@@ -129,6 +129,25 @@ class Compiled(Coroutine):
         """Nobody does."""
 
 
+async def test_a_receive_whose_cancellation_middleware_swallows_ends_all_the_same(monkeypatch):
+    # As on Python 3.10.
+    monkeypatch.setattr(stubborn, "COUNTED", False)
+    swallowed = []
+
+    async def receives():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        swallowed.append(True)
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(receives())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait_for(stubborn.ended(task), 20)
+    assert swallowed
+    assert task.cancelled()
+
+
 async def test_a_coroutine_that_is_not_python_s_own_has_its_place_too():
     task = asyncio.get_running_loop().create_task(Compiled())
     assert re.match("<.*Compiled object", stubborn.place(task))

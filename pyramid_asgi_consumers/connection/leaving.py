@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.handshake.connected import DEFAULT_LEAVE_TIMEOUT, LEAVE_TIMEOUT
 from pyramid_asgi_consumers.handshake.early import waits_for_leave
 from pyramid_asgi_consumers.raised import StandIn
@@ -271,7 +272,7 @@ class RequestWatcher(_Ending):
         if self._ahead is not None and not self._ahead.done():
             self._ahead.remove_done_callback(self._arrived)
             self._ahead.cancel()
-            await asyncio.wait({self._ahead})
+            await stubborn.ended(self._ahead)
 
     def told(self, name: str, scope: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         self.stop()

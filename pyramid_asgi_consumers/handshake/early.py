@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from pyramid_asgi_consumers import stubborn
+
 # What is taken of an http request's body in advance, at most: so many messages and bytes.
 MOST_EVENTS = 16
 MOST_BYTES = 64 * 1024
@@ -39,6 +41,7 @@ class EarlyEvents:
     async def __aexit__(self, *exc_info: object) -> None:
         if self._kept:
             self._kept[-1].cancel()
+            await stubborn.ended(self._kept[-1])
             await asyncio.gather(*self._kept, return_exceptions=True)
 
     async def left(self) -> bool:

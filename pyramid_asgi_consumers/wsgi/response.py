@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, BinaryIO
 
+from pyramid_asgi_consumers import stubborn
 from pyramid_asgi_consumers.async_bodies import AsyncBody, is_async
 from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
@@ -263,7 +264,7 @@ class Response:
                 except Exception:
                     log.exception("aclose() of the response iterable failed")
             if listener is not None:
-                await asyncio.wait((listener,))
+                await stubborn.ended(listener)
         except asyncio.CancelledError:
             # It takes the place of what was raised.
             self._log_unheard()

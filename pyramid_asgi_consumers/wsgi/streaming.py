@@ -98,7 +98,7 @@ class Streaming:
             if self._timer is not None:
                 self._timer.cancel()
             listener.cancel()
-            await asyncio.wait((listener,))
+            await stubborn.ended(listener)
         await self._finish(send, start)
 
     async def _finish(self, send: Send, start: dict[str, Any]) -> None:
