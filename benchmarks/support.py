@@ -305,8 +305,10 @@ def opened(
             connection = socket.create_connection((HOST, port), DEADLINE)
             connection.sendall(data)
             connections.append(connection)
-        for connection in connections:
-            yield connection, received_until(connection, has_head)
+        # From the end, where the answer comes last: who waits for each in turn is woken for each,
+        # and on a busy machine that takes longer than the handshakes.
+        came = [received_until(connection, has_head) for connection in reversed(connections)]
+        yield from zip(connections, reversed(came), strict=True)
 
 
 def websockets(port: int, requests: Iterable[bytes]) -> Iterator[tuple[socket.socket, bytes]]:
