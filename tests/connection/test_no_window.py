@@ -86,13 +86,11 @@ def steps():
 
 
 def calls():
-    """A moment at each call in the handshake's thread: in the package, Pyramid and the project."""
-    return Calls(False, *PLACES)
+    """A moment at each call in the handshake's thread: in the package, Pyramid and the project.
 
-
-def all_calls():
-    """And on the event loop."""
-    return Calls(True, *PLACES)
+    What is said while the event loop is at work comes to it with its next step.
+    """
+    return Calls(*PLACES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,11 +102,11 @@ def test_nobody_stays_who_logs_out_at_a_step_of_the_loop(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, moments",
-    [("function", calls), *(pytest.param(k, all_calls, marks=pytest.mark.streams) for k in KINDS)],
+    "kind",
+    ["function", *(pytest.param(k, marks=pytest.mark.streams) for k in KINDS if k != "function")],
 )
-def test_nobody_stays_who_logs_out_at_a_call(kind, moments):
-    ends = at_each(moments, Site(), kind)
+def test_nobody_stays_who_logs_out_at_a_call(kind):
+    ends = at_each(calls, Site(), kind)
     assert ENDS[kind] <= set(ends) <= {CHECKED, *ENDS[kind]}
     assert len(ends) > 50
 

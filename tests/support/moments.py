@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -76,14 +75,12 @@ class Steps:
 class Calls:
     """Has a moment at each call from, and each return to, code of files in ``places``.
 
-    In threads that begin while :meth:`having` is entered; in that which enters it, if it
-    ``is_here``.
+    In threads that begin while :meth:`having` is entered.
     """
 
     make_loop = asyncio.SelectorEventLoop
 
-    def __init__(self, is_here, *places):
-        self.is_here = is_here
+    def __init__(self, *places):
         self.moments = None
         # Coverage does not see what this does.
         self._look = lambda frame, event, argument: (
@@ -98,13 +95,9 @@ class Calls:
         """Have these moments for the time of the block."""
         self.moments = moments
         threading.setprofile(self._look)
-        if self.is_here:
-            sys.setprofile(self._look)
         try:
             yield
         finally:
-            if self.is_here:
-                sys.setprofile(None)
             threading.setprofile(None)
             self.moments = None
 
