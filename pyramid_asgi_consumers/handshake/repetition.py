@@ -15,6 +15,8 @@ REVALIDATION = "asgi.revalidation"
 
 #: With what connections end that may not stay: a close code and a reason, which says no more.
 ANOTHER_USER = (4401, "another user")
+# The session may have expired that the connection knows, and not the newer one of its browser.
+NOBODY = (4403, "not logged in")
 NO_LONGER_PERMITTED = "no longer permitted"
 
 
@@ -38,7 +40,7 @@ class Repetition:
         self.end: tuple[int, str] | None = None
         #: What kept the application from an answer: an error, or the status of its response.
         self.failure: BaseException | int | None = None
-        self.exchange = Exchange(admission.route_name, admission.path_params, self._is_same_user)
+        self.exchange = Exchange(admission.route_name, admission.path_params, self._end_of)
         self._admission = admission
         self._loop = loop
         self._heard = heard
@@ -50,8 +52,11 @@ class Repetition:
         self._is_cancelled = True
         self._withdraw()
 
-    def _is_same_user(self, context: Any, request: Request) -> bool:
-        return bool(request.authenticated_userid == self._admission.userid)
+    def _end_of(self, context: Any, request: Request) -> tuple[int, str] | None:
+        userid = request.authenticated_userid
+        if userid == self._admission.userid:
+            return None
+        return NOBODY if userid is None else ANOTHER_USER
 
     # In a thread.
 
@@ -71,8 +76,7 @@ class Repetition:
         environ[REVALIDATION] = True
         response = admission.handshakes.answer(exchange, environ, admission.cookies, self._loop)
         if exchange.succeeded(response):
-            if not exchange.result:
-                self.end = ANOTHER_USER
+            self.end = exchange.result
             return
         status = exchange.status_of(response)
         error = getattr(exchange.request, "exception", None)
