@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 
@@ -606,10 +607,18 @@ def starlette_app(*responses):
     return Starlette(routes=[Route("/endless", endless), Route("/sse", sse)])
 
 
-@pytest.mark.parametrize("path", ["/endless", "/sse"])
-def test_an_endless_stream_of_a_mounted_application(path, monkeypatch):
-    # A Uvicorn that has served in this process, and stopped, ends its streams for ever.
+@pytest.fixture
+def no_server(monkeypatch):
+    """sse-starlette finds no Uvicorn that has served in this process, and stopped."""
     monkeypatch.setattr(AppStatus, "should_exit", False)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("no_server")
+@pytest.mark.parametrize("path", ["/endless", "/sse"])
+def test_an_endless_stream_of_a_mounted_application(path):
     with Configurator() as config:
         config.include("pyramid_asgi_consumers")
         config.add_asgi_app("/mounted", starlette_app())
