@@ -82,9 +82,10 @@ def opened(server, user, kind, room):
             yield lambda: is_whole(response) == (kind == "stream") or pytest.fail("no such end")
 
 
-def assert_closed(websocket, code):
+def assert_closed(websocket, code, reason=None):
     end = clients.closed(websocket)
-    reason = "no longer permitted" if code == 4403 else "another user"
+    if reason is None:
+        reason = "no longer permitted" if code == 4403 else "another user"
     assert (end.code, end.reason) == (code, reason)
 
 
@@ -186,7 +187,7 @@ def test_a_user_who_is_deleted_is_nobody_where_everybody_may_be(server):
     ann = Member(server)
     with ann.websocket(server, "/open") as websocket, clients.websocket(server, "/open") as nobody:
         assert post(server, "/delete", name=ann.name).status == 200
-        assert_closed(websocket, 4401)
+        assert_closed(websocket, 4403, "not logged in")
         assert_open(nobody)
 
 
