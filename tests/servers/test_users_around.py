@@ -8,5 +8,5 @@ pytestmark = pytest.mark.around
 
 AROUND = "base"
 
-#: One of each project.
-SERVERS = ("daphne", "uvicorn-sansio", "hypercorn", "granian")
+#: One whose tasks are its own, and one that waits for them.
+SERVERS = ("uvicorn-sansio", "hypercorn")
