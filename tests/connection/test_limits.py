@@ -263,6 +263,8 @@ async def test_a_client_that_takes_no_close_does_not_keep_its_place(config, kind
                 cancelled.append(True)
 
     await asyncio.wait_for(app(websocket_scope(), receive, send), 20)
+    # It is cancelled, and not waited for.
+    await asyncio.sleep(0)
     assert cancelled == [True]
     assert await closed_with(app, text("too long")) == [1009]
 
