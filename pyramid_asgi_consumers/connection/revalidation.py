@@ -162,7 +162,8 @@ class Stay:
         self._repetition: Repetition | None = None
         # Whether another one is to follow it at once.
         self._is_again = False
-        self._wait(self._interval)
+        # Who comes together, after a restart, say, is not to be asked together.
+        self._wait(self._interval, least=0.0, most=1.0)
 
     @property
     def is_next(self) -> bool:
@@ -190,9 +191,11 @@ class Stay:
             self._repetition.cancel()
             self._repetition = None
 
-    def _wait(self, seconds: float | None) -> None:
+    def _wait(
+        self, seconds: float | None, least: float = 1 - JITTER, most: float = 1 + JITTER
+    ) -> None:
         if seconds is not None:
-            seconds *= random.uniform(1 - JITTER, 1 + JITTER)
+            seconds *= random.uniform(least, most)
             self._timer = self._watch.loop.call_later(seconds, self._begin, context=self._context)
 
     def _stop_waiting(self) -> None:

@@ -145,25 +145,41 @@ async def test_a_userid_may_be_anything_that_compares_equal(userid):
 # When they are asked.
 
 
-async def test_intervals_differ_by_a_tenth(monkeypatch):
-    site = Site(100)
-    delays = []
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "call_later", noting(loop.call_later, delays))
+async def test_who_comes_together_is_asked_anywhere_within_the_interval(monkeypatch):
+    site = Site(100_000)
+    delays = noted_delays(monkeypatch)
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(50):
+        for _ in range(200):
             await stack.enter_async_context(site.opened())
-    own = [delay for delay in delays if delay > 50]
-    assert len(own) == len(set(own)) == 50
-    assert 90 <= min(own) < 95 < 105 < max(own) <= 110
+    # Shorter ones are of the test's own waiting.
+    own = [delay for delay in delays if delay > 100]
+    assert 150 < len(own) == len(set(own))
+    for tenth in range(0, 100_000, 10_000):
+        assert any(tenth < delay <= tenth + 10_000 for delay in own)
+    assert max(own) <= 100_000
 
 
-def noting(call_later, delays):
+async def test_intervals_differ_by_a_tenth(monkeypatch):
+    site = Site(0.05)
+    delays = noted_delays(monkeypatch)
+    async with site.opened():
+        await site.asked(40)
+    # The first is anywhere, and the requests of the test are not timed by these.
+    own = [delay for delay in delays if 0.045 <= delay <= 0.055]
+    assert len(set(own)) >= 39
+    assert min(own) < 0.0475 and 0.0525 < max(own)
+
+
+def noted_delays(monkeypatch):
+    loop, delays = asyncio.get_running_loop(), []
+    call_later = loop.call_later
+
     def noted(delay, *args, **kwargs):
         delays.append(delay)
         return call_later(delay, *args, **kwargs)
 
-    return noted
+    monkeypatch.setattr(loop, "call_later", noted)
+    return delays
 
 
 async def test_a_request_is_never_begun_while_another_is_under_way(held):
