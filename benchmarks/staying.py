@@ -2,7 +2,8 @@
 
 Each measurement starts a Uvicorn of its own, whose security policy asks a database (SQLAlchemy,
 SQLite) for the user, opens the websockets, one of each user, and asks for a page 50 times in a
-second meanwhile: ``without``, and with ``revalidate`` at the interval, in seconds.
+second meanwhile: ``without``, with ``revalidate`` at the interval, in seconds, and with as many
+``requests`` of another client for a page that asks the same policy, in place of the handshakes.
 """
 
 import asyncio
@@ -62,6 +63,21 @@ def page(request):
     return Response(BODY)
 
 
+def users_page(request):
+    # A handshake asks the policy for the user, too.
+    return Response(BODY if request.authenticated_userid else b"")
+
+
+async def measured(port, seconds, size, is_beside):
+    """The page; ``is_beside`` says whether users ask as often as handshakes are repeated."""
+    pages = [asked(port, "/", BODY, seconds, PAGES)]
+    if is_beside:
+        per_second = size["sockets"] / size["interval"]
+        pages.append(asked(port, "/guarded", BODY, seconds, per_second, "User: user0"))
+    results = await asyncio.gather(*pages)
+    return results[0][0], sum(wrong for _, wrong in results)
+
+
 async def websocket(websocket):
     await websocket.accept()
     await websocket.wait_closed()
@@ -74,6 +90,8 @@ def make_app():
         config.set_security_policy(Policy(sessionmaker(engine)))
         config.add_route("page", "/")
         config.add_view(page, route_name="page")
+        config.add_route("guarded", "/guarded")
+        config.add_view(users_page, route_name="guarded", permission="view")
         interval = os.environ["INTERVAL"]
         config.add_websocket(
             "/ws", websocket, permission="view", revalidate=float(interval) if interval else None
@@ -97,7 +115,9 @@ class Staying(Table):
     quick_seconds = 2
     sizes = {"sockets": 5000, "interval": 60}
     quick_sizes = {"sockets": 500, "interval": 2}
-    variants = dict.fromkeys(("without", "revalidate"), Variant("benchmarks.staying:make_app"))
+    variants = dict.fromkeys(
+        ("without", "revalidate", "requests"), Variant("benchmarks.staying:make_app")
+    )
 
     @contextlib.contextmanager
     def prepared(self, variants, size):
@@ -121,7 +141,7 @@ class Staying(Table):
             opening = (time.perf_counter() - since) / len(requests) * 1000
             # All of them have had an interval, and none is opened any more.
             before, since = server.processor_time(), time.perf_counter()
-            took, wrong = asyncio.run(asked(server.port, "/", BODY, seconds, PAGES))
+            took, wrong = asyncio.run(measured(server.port, seconds, size, variant == "requests"))
             used = (server.processor_time() - before) / (time.perf_counter() - since)
             wrong += closed(connections)
             for connection in connections:

@@ -405,7 +405,7 @@ async def echoing(port: int, path: str, number: int, message: str) -> list[Echoe
 
 
 async def asked(
-    port: int, path: str, body: bytes, seconds: float, per_second: int
+    port: int, path: str, body: bytes, seconds: float, per_second: float, *headers: str
 ) -> tuple[list[float], int]:
     """Ask for a page so often; return how many milliseconds each took, and how many were wrong."""
     reader, writer = await asyncio.open_connection(HOST, port)
@@ -413,14 +413,15 @@ async def asked(
     wrong = 0
     begin = time.perf_counter()
     for number in range(round(seconds * per_second)):
-        due = begin + number / per_second
+        # Two of these do not go in step.
+        due = begin + (number + random.random()) / per_second
         if time.perf_counter() < due:
             await asyncio.sleep(due - time.perf_counter())
             since = time.perf_counter()
         else:
             # It was kept waiting by the page before.
             since = due
-        writer.write(request(path))
+        writer.write(request(path, *headers))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
         got = await asyncio.wait_for(reader.readexactly(int(length)), DEADLINE)
