@@ -8,8 +8,8 @@ import importlib
 from benchmarks.command import main
 
 MODULES = (
-    *("bridge", "dispatch", "websocket", "broadcast", "handshakes", "pages", "idle", "streams"),
-    *("channels", "catch_up", "staying"),
+    *("bridge", "dispatch", "websocket", "broadcast", "handshakes", "pages", "fan_out", "idle"),
+    *("streams", "channels", "catch_up", "staying"),
 )
 
 

@@ -4,12 +4,11 @@ Each measurement has a server of its own, since one may be faster or slower than
 long as it lives. Only successful answers are counted.
 """
 
-import re
-import subprocess
 import sys
+from functools import partial
 
 from benchmarks.command import main
-from benchmarks.support import HOST, Measured, Table, Variant, free_port, serving, started
+from benchmarks.support import HOST, Measured, Table, Variant, free_port, serving, started, wrk
 
 UVICORN = {
     "bare": Variant("benchmarks.apps:bare"),
@@ -43,8 +42,10 @@ class Pages(Table):
 
     def measure(self, variant, ground, size, seconds):
         with self._serving(variant) as server:
-            self._wrk(server.port, size["connections"], 1 if seconds > 1 else 0.3)
-            return self._wrk(server.port, size["connections"], seconds)
+            asked = partial(wrk, server.port, f"/{self.name}", size["connections"])
+            asked(1 if seconds > 1 else 0.3)
+            answered, _, wrong = asked(seconds)
+            return Measured((answered,), wrong)
 
     def _serving(self, variant):
         app = self.variants[variant].app
@@ -54,24 +55,6 @@ class Pages(Table):
         command = [sys.executable, "-m", "waitress", "--threads=8", f"--listen={HOST}:{port}"]
         # It warns of each request that waits for a thread.
         return started([*command, "--call", app], port, pinned=False, quiet=True)
-
-    def _wrk(self, port, connections, seconds):
-        # It knows whole seconds only.
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-        output = subprocess.run(
-            [*command, "--timeout", "10s", f"http://{HOST}:{port}/{self.name}"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        total, duration = re.search(r"(\d+) requests in ([\d.]+)s", output).groups()
-        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
-        broken = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
-        wrong = int(refused[1]) if refused else 0
-        answered = int(total) - wrong
-        if broken:
-            wrong += sum(map(int, broken.groups()))
-        return Measured((answered / float(duration),), wrong)
 
 
 class Slow(Pages):

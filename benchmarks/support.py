@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import random
+import re
 import select
 import shutil
 import socket
@@ -429,6 +430,41 @@ async def asked(
         took.append((time.perf_counter() - since) * 1000)
     writer.close()
     return took, wrong
+
+
+def wrk(port: int, path: str, connections: int, seconds: float) -> tuple[float, float, int]:
+    """Ask for a page again and again, on so many connections at once.
+
+    Returns how many right answers came in a second, how many milliseconds 99 of 100 took at most,
+    and how many were wrong or did not come.
+    """
+    # It knows whole seconds only.
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+    output = subprocess.run(
+        [*command, "--timeout", "10s", f"http://{HOST}:{port}{path}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    total, duration = matched(r"(\d+) requests in ([\d.]+)s", output)
+    p99, unit = matched(r"99% +([\d.]+)(us|ms|s)\b", output)
+    wrong = 0
+    if "Non-2xx or 3xx responses" in output:
+        wrong = int(*matched(r"Non-2xx or 3xx responses: (\d+)", output))
+    answered = int(total) - wrong
+    if "Socket errors" in output:
+        wrong += sum(
+            map(int, matched(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", output))
+        )
+    milliseconds = float(p99) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+    return answered / float(duration), milliseconds, wrong
+
+
+def matched(pattern: str, text: str) -> Sequence[str]:
+    found = re.search(pattern, text)
+    if found is None:
+        raise Failure(f"{pattern} is not to be found in {text!r}")
+    return found.groups()
 
 
 # What is counted.

@@ -59,6 +59,14 @@ def broadcast():
     return Starlette(routes=[WebSocketRoute("/ws", room)])
 
 
+def broadcast_beside_pages():
+    from benchmarks.peers.a2wsgi import pages as wsgi_pages
+
+    app = broadcast()
+    app.mount("/", wsgi_pages())
+    return app
+
+
 class Tokens(AuthenticationBackend):
     async def authenticate(self, conn):
         user = handshakes.USERS.get(conn.headers.get("User"))

@@ -2,24 +2,32 @@
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pyramid_asgi_consumers.channels.events import Event, Item
 
 
-class Envelopes:
-    """Remembers the last :func:`envelope_of`: all subscribers of an event get the same one."""
+class Messages:
+    """Remembers the message of a websocket that the last item became: all subscribers get the same.
 
-    def __init__(self) -> None:
-        self._last: tuple[Item | None, str] = (None, "")
+    ``content_of(item)`` is what it says, text or bytes.
+    """
 
-    def of(self, item: Item) -> str:
-        last, text = self._last
+    def __init__(self, content_of: Callable[[Any], str | bytes]) -> None:
+        self._content_of = content_of
+        self._last: tuple[Item | None, dict[str, Any]] = (None, {})
+
+    def of(self, item: Item) -> dict[str, Any]:
+        """The ``websocket.send`` (ASGI, Send) for ``item``; it is not to be changed."""
+        last, message = self._last
         if last is not item:
-            text = envelope_of(item)
+            content = self._content_of(item)
+            kind = "text" if isinstance(content, str) else "bytes"
+            message = {"type": "websocket.send", kind: content}
             # At once, since other threads may ask, too.
-            self._last = (item, text)
-        return text
+            self._last = (item, message)
+        return message
 
 
 def envelope_of(item: Item) -> str:
@@ -39,6 +47,11 @@ def envelope_of(item: Item) -> str:
 def start_of(channel: str, event_id: str | None) -> str:
     """``{"channel", "id"}``: where a channel begins, null where that is not known."""
     return _text({"channel": channel, "id": event_id})
+
+
+def content_of(event: Event) -> str | bytes:
+    """The data of ``event`` as JSON text, or as the bytes that it is."""
+    return event.data if event.json is None else event.json
 
 
 def payload_of(event: Event) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyramid_asgi_consumers.channels.committed import Committed
 from pyramid_asgi_consumers.channels.disconnects import Disconnects, Word, make_word
-from pyramid_asgi_consumers.channels.envelopes import Envelopes
+from pyramid_asgi_consumers.channels.envelopes import Messages, content_of, envelope_of
 from pyramid_asgi_consumers.channels.events import check_name, encode
 from pyramid_asgi_consumers.channels.subscriptions import OVERFLOWS, Overflows, Subscription
 from pyramid_asgi_consumers.interfaces import IChannels
@@ -32,7 +32,8 @@ class Channels:
         self.overflows = Overflows()
         self.committed = Committed(backend)
         self.disconnects = Disconnects(backend)
-        self.envelopes = Envelopes()
+        self.envelopes = Messages(envelope_of)
+        self.messages = Messages(content_of)
 
     async def publish(self, name: str, data: Any) -> str:
         """Publish ``data``, bytes or what JSON carries, on the channel ``name``; return its id.
@@ -138,6 +139,8 @@ class Channels:
         word = make_word(userid, reason)
         messages = self.disconnects.messages(word)
         self.disconnects.give(word)
+        # Event loops are told; this one has heard of it when it has turned.
+        await asyncio.sleep(0)
         for message in messages:
             await self.publish_encoded(message)
 

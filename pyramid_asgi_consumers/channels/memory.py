@@ -11,6 +11,7 @@ from typing import Any, cast
 from zope.interface import implementer
 
 from pyramid_asgi_consumers.channels.events import Event, Item, decode, make_event
+from pyramid_asgi_consumers.channels.fan_out import fan_out_of
 from pyramid_asgi_consumers.channels.feeds import Feed, catch_up
 from pyramid_asgi_consumers.channels.forks import at_fork
 from pyramid_asgi_consumers.channels.positions import Position, make_id, position_of
@@ -137,9 +138,10 @@ class MemoryBackend:
         return [self._publish(name, payload, None) for name, payload in messages]
 
     async def publish(self, channel: str, payload: bytes) -> str:
-        event_id = self._publish(channel, payload, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        event_id = self._publish(channel, payload, loop)
         # A publisher that awaits nothing else must leave its subscribers their turn.
-        await asyncio.sleep(0)
+        await fan_out_of(loop).turn()
         return event_id
 
     def _publish(self, name: str, payload: bytes, running: asyncio.AbstractEventLoop | None) -> str:

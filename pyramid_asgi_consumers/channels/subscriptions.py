@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyramid_asgi_consumers.channels.events import Gap, Item
+from pyramid_asgi_consumers.channels.fan_out import FanOut, fan_out_of
 from pyramid_asgi_consumers.channels.positions import NEVER_WAS, position_of
 from pyramid_asgi_consumers.exceptions import SubscriptionOverflow
 from pyramid_asgi_consumers.shown import LOG_INTERVAL, Shown
@@ -57,6 +58,7 @@ class Subscription:
         "_left",
         "_closes",
         "_loop",
+        "_fan_out",
         "_ended",
         "_error",
         "_ahead",
@@ -95,6 +97,7 @@ class Subscription:
         self._left = max_bytes
         self._closes = overflow == "close"
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._fan_out: FanOut
         # Whether nothing comes after the queue, and whether anything comes before it.
         self._ended = True
         self._error: SubscriptionOverflow | None = None
@@ -136,6 +139,7 @@ class Subscription:
         if self._loop is not None:
             raise RuntimeError("A subscription is entered once; call subscribe() again")
         self._loop = asyncio.get_running_loop()
+        self._fan_out = fan_out_of(self._loop)
         self._ended = False
         try:
             await self._backend.attach(self)
@@ -215,16 +219,22 @@ class Subscription:
         """Hand the item to who waits, or to the queue; called on the subscription's loop."""
         size = item.size
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and size <= self._most_bytes:
-            if self._at_once is not None and self._at_once(item):
-                if item.id is not None:
-                    self._positions[item.channel] = item.id
-                return
-            self._handed = item
-            waiter.set_result(None)
-            return
         if self._handed is not None:
+            # Who is to be served in a later turn finds both in the queue.
             self._take_back()
+        elif (
+            waiter is not None
+            and not self._queue
+            and not waiter.done()
+            and size <= self._most_bytes
+        ):
+            self._handed = item
+            # Who waits does so on that loop.
+            if self._fan_out.has_room(self._loop):  # type: ignore[arg-type]
+                self.serve()
+            else:
+                self._fan_out.serve_later(self)
+            return
         left = self._left - size
         if left < 0 or len(self._queue) >= self._limit:
             if self._error is not None:
@@ -237,6 +247,21 @@ class Subscription:
             left = self._left - size
         self._left = left
         self._queue.append(item)
+
+    def serve(self) -> None:
+        """Give who waits what was put; see :class:`.Served`."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        # What was put later has moved it to the queue.
+        item = self._handed
+        if item is None or self._at_once is None or not self._at_once(item):
+            waiter.set_result(None)
+            return
+        self._handed = None
+        event_id = item.id
+        if event_id is not None:
+            self._positions[item.channel] = event_id
 
     def lose_touch(self) -> None:
         """What is published may be missed from now on: a gap follows, if it was."""

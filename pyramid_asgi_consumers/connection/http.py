@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -26,7 +25,7 @@ from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
 from pyramid_asgi_consumers.refusal import answer_nobody, fail, refuse
 from pyramid_asgi_consumers.shown import Shown
-from pyramid_asgi_consumers.turns import TURN, Turns, give_way
+from pyramid_asgi_consumers.turns import TURN, give_way
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ async def serve_http(
             raise
 
     if getattr(consumer.app, "sends_at_once", False):
-        scope[quirks.AT_ONCE] = _at_once(quirks.at_once(paced), turns)
+        scope[quirks.AT_ONCE] = quirks.at_once(paced)
     task: Any = asyncio.current_task(turns.loop)
     try:
         call, runs = separate(consumer.app(scope, watcher.receive, tracked), task)
@@ -177,26 +176,3 @@ async def _turn_away(
         server.break_off()
     else:
         await refuse(scope, send, 403)
-
-
-def _at_once(
-    send: Callable[[dict[str, Any]], bool] | None, turns: Turns
-) -> Callable[[dict[str, Any]], float | None] | None:
-    """``send`` for :data:`.quirks.AT_ONCE`.
-
-    It sends one message in each turn of the loop, as a task does that waits for what is published:
-    who publishes much, to many, is not to keep others from their turn.
-    """
-    if send is None:
-        return None
-    last = -1
-
-    def at_once(message: dict[str, Any]) -> float | None:
-        nonlocal last
-        turn = turns.number()
-        if turn == last or not send(message):
-            return None
-        last = turn
-        return monotonic()
-
-    return at_once

@@ -191,6 +191,14 @@ async def serve_websocket(
         sending = give_way(send, message) if turns.missed(now) else send(message)
         return sending
 
+    def at_once(message: dict[str, Any]) -> bool:
+        return state == "open" and sends_at_once(message)
+
+    sends_at_once: Any = None
+    if getattr(consumer.app, "sends_at_once", False):
+        sends_at_once = quirks.at_once(send)
+    if sends_at_once is not None:
+        scope[quirks.AT_ONCE] = at_once
     denial: Response = (403, None, b"")
     code = 1000
     task: Any = asyncio.current_task(turns.loop)

@@ -1,5 +1,6 @@
 """Forwards channels to an event stream: the id of each event says where all of them stand."""
 
+from time import monotonic
 from typing import Any
 
 from pyramid_asgi_consumers import quirks
@@ -136,20 +137,20 @@ class _One:
         if self._stream._is_over:
             return False
         before = self._positions.get(item.channel)
-        sent_at: float | None = None
+        is_sent = False
         try:
             frame = self._frame_of(item)
-            sent_at = self.send_at_once(
+            is_sent = self.send_at_once(
                 {"type": "http.response.body", "body": frame, "more_body": True}
             )
         except Exception:
             # It is raised again where the relay is heard: who publishes has no part in it.
             pass
-        if sent_at is None:
+        if is_sent:
+            self._stream._last = monotonic()
+        else:
             self._positions[item.channel] = before
-            return False
-        self._stream._last = sent_at
-        return True
+        return is_sent
 
     def end(self) -> None:
         # It may have been refused within another one.

@@ -18,8 +18,8 @@ CLIENT_WAS_FASTER = (OSError, RuntimeError, AttributeError)
 #: Where the scope of a consumer's connection has its :class:`Server`.
 SERVED_BY = "pyramid_asgi_consumers.served_by"
 
-#: Where the scope of an event stream has what sends a message at once, and returns when that was;
-#: or returns None and has done nothing, since it might have to wait. It is None where the server's
+#: Where the scope of a function's connection has what sends a message at once, and returns True;
+#: or False, and has done nothing, since it might have to wait. It is None where the server's
 #: ``send`` is not known well enough.
 AT_ONCE = "pyramid_asgi_consumers.at_once"
 

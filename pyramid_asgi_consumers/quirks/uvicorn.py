@@ -37,25 +37,33 @@ def put_before(scope: Mapping[str, Any]) -> str:
     return getattr(getattr(served, "on_response", None), "__self__", served).root_path
 
 
-_WAITS_IN_FRONT = frozenset(
-    ("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl")
+_HTTP = frozenset(("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl"))
+_WEBSOCKETS = frozenset(
+    (
+        "uvicorn.protocols.websockets.websockets_sansio_impl",
+        "uvicorn.protocols.websockets.wsproto_impl",
+    )
 )
 
 
 def at_once(send: Any) -> Callable[[dict[str, Any]], bool] | None:
     """What sends a message at once, or returns False and has done nothing; for :data:`.AT_ONCE`.
 
-    None where ``send`` is not Uvicorn's own, for http. Uvicorn 0.54's waits for a slow client,
-    before all else, and for nothing else: so whoever knows that it need not wait has no need of a
-    task for each client.
+    None where ``send`` is not Uvicorn's own, or that of its ``websockets`` implementation. Uvicorn
+    0.54's others wait for a slow client, before all else, and for nothing else: so whoever knows
+    that it need not wait has no need of a task for each client.
     """
-    cycle = getattr(send, "__self__", None)
-    if type(cycle).__module__ not in _WAITS_IN_FRONT:
+    served: Any = getattr(send, "__self__", None)
+    module = type(served).__module__
+    if module in _WEBSOCKETS:
+        is_open = served.writable.is_set
+    elif module in _HTTP:
+        is_open = partial(_is_open, served.flow)
+    else:
         return None
-    flow = cycle.flow  # type: ignore[union-attr]
 
     def sent(message: dict[str, Any]) -> bool:
-        if flow.write_paused or cycle.disconnected:  # type: ignore[union-attr]
+        if served.disconnected or not is_open():
             return False
         coroutine = send(message)
         try:
@@ -67,6 +75,10 @@ def at_once(send: Any) -> Callable[[dict[str, Any]], bool] | None:
         return False
 
     return sent
+
+
+def _is_open(flow: Any) -> bool:
+    return not flow.write_paused
 
 
 class UvicornWebsockets(Server):

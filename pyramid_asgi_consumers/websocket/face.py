@@ -354,16 +354,29 @@ class WebSocket(Connected):
                     await self.send(start_of(name, subscription.positions.get(name)))
 
         async def forward(item: Item) -> None:
-            if envelope:
-                await self.send(channels.envelopes.of(item))
-            elif isinstance(item, Event):
-                await self.send(item.data if item.json is None else item.json)
+            if envelope or isinstance(item, Event):
+                message = messages.of(item)
+                await self.send(message.get("text") or message["bytes"])
             if on_gap is not None and isinstance(item, Gap):
                 heard = on_gap(item)
                 if inspect.isawaitable(heard):
                     await heard
 
-        return Relay(subscription, begin, forward)
+        messages = channels.envelopes if envelope else channels.messages
+        send_at_once: Any = self.scope.get(quirks.AT_ONCE)
+
+        def at_once(item: Item) -> bool:
+            if self._state is not OPEN or isinstance(item, Gap):
+                return False
+            try:
+                return send_at_once(messages.of(item))
+            except Exception:
+                # It is raised again where the relay is heard: who publishes has no part in it.
+                return False
+
+        return Relay(
+            subscription, begin, forward, at_once=None if send_at_once is None else at_once
+        )
 
 
 class WebSocketFunction:
@@ -383,6 +396,8 @@ class WebSocketFunction:
 
     #: It looks after its client itself: see :class:`.SenderWatcher`.
     watches = True
+    #: The scope is to have :data:`.quirks.AT_ONCE`.
+    sends_at_once = True
 
     def __init__(self, func: Callable[[WebSocket], Awaitable[object]], declared: str) -> None:
         self.func = func

@@ -49,7 +49,7 @@ async def test_who_publishes_much_at_once_leaves_others_their_turn():
         publish = channels(app).backend.publish_many
         await asyncio.to_thread(publish, [("news", b"j%d" % number) for number in range(200)])
         assert [await reader.next_data() for _ in range(200)] == [str(n) for n in range(200)]
-    assert reader.turns[0] < 10
+    assert reader.turns[0] < 20
 
 
 async def test_a_stream_is_resumed_with_the_id_of_what_was_sent_at_once():

@@ -1,6 +1,7 @@
 """What is done differently for Uvicorn."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import urllib.request
@@ -8,6 +9,7 @@ from types import MethodType, SimpleNamespace
 
 import pytest
 import uvicorn
+from websockets.sync.client import connect
 
 from pyramid_asgi_consumers import quirks
 from pyramid_asgi_consumers.quirks import uvicorn as uvicorn_quirks
@@ -107,6 +109,21 @@ def test_nothing_is_sent_at_once_through_what_is_not_uvicorn_s_own():
     assert quirks.at_once(SimpleNamespace(send=send).send) is None
 
 
+@contextlib.contextmanager
+def in_thread(app, **options):
+    """Uvicorn itself; returns its port."""
+    config = uvicorn.Config(app, lifespan="off", log_level="critical", **options)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_uvicorn_itself_takes_a_message_at_once(http):
     taken = []
@@ -117,16 +134,33 @@ def test_uvicorn_itself_takes_a_message_at_once(http):
         taken.append(send_at_once({"type": "http.response.body", "body": b"a", "more_body": True}))
         await send({"type": "http.response.body", "body": b"b"})
 
-    config = uvicorn.Config(app, http=http, lifespan="off", log_level="critical")
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-            with urllib.request.urlopen(url, timeout=10) as response:
-                assert response.read() == b"ab"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with in_thread(app, http=http) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+            assert response.read() == b"ab"
     assert taken == [True]
+
+
+@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
+def test_uvicorn_itself_takes_a_message_of_a_websocket_at_once(ws):
+    seen = []
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        seen.append(quirks.at_once(send)({"type": "websocket.send", "text": "a"}))
+        await send({"type": "websocket.send", "bytes": b"b"})
+
+    with in_thread(app, ws=ws) as port:
+        with connect(f"ws://127.0.0.1:{port}/", proxy=None) as websocket:
+            assert [websocket.recv(10), websocket.recv(10)] == ["a", b"b"]
+    assert seen == [True]
+
+
+def test_the_implementation_that_waits_behind_what_it_sends_has_nothing_at_once():
+    class Protocol:
+        __module__ = "uvicorn.protocols.websockets.websockets_impl"
+
+        async def asgi_send(self, message):
+            raise AssertionError
+
+    assert quirks.at_once(Protocol().asgi_send) is None

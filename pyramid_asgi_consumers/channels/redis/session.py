@@ -21,6 +21,7 @@ from typing import Any
 
 from redis.asyncio.connection import Connection as AsyncConnection
 
+from pyramid_asgi_consumers.channels.fan_out import fan_out_of
 from pyramid_asgi_consumers.channels.redis.answers import is_elsewhere
 from pyramid_asgi_consumers.channels.redis.commands import Commands
 from pyramid_asgi_consumers.channels.redis.connections import Connections, traffic_of, within
@@ -114,12 +115,13 @@ class Session:
             )
 
     async def _read(self, connection: AsyncConnection) -> None:
+        fan_out = fan_out_of(asyncio.get_running_loop())
         while True:
             reply = await connection.read_response(disconnect_on_error=False)
             if reply[0] == b"message":
                 self._receive(reply[1], reply[2])
                 # The subscribers' turn: more of a burst may be buffered already.
-                await asyncio.sleep(0)
+                await fan_out.turn()
             elif reply[0] == b"subscribe":
                 self._confirm(reply[1])
 
