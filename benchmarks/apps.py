@@ -1,6 +1,7 @@
 """What bridge.py serves: the same pages, once as bare ASGI and once as Pyramid views."""
 
 import io
+import os
 import time
 
 from asgiref.wsgi import WsgiToAsgi
@@ -38,6 +39,16 @@ async def generator(request):
         yield CHUNK
 
 
+#: By the names of their tables, the sizes of files.
+FILES = {"small": 4096, "large": 4 * 1024 * 1024}
+BLOCK = 256 * 1024
+
+
+def add_files(config):
+    """The files of the folder that the environment names, as Pyramid serves them."""
+    config.add_static_view("files", os.environ["FILES"])
+
+
 def slow(request):
     time.sleep(0.1)
     return Response(HELLO)
@@ -46,6 +57,8 @@ def slow(request):
 def configured():
     config = Configurator(settings={"asgi.threads": str(THREADS)})
     add_views(config, hello, download, slow)
+    if "FILES" in os.environ:
+        add_files(config)
     return config
 
 
@@ -111,6 +124,8 @@ async def serve_bare(scope, receive, send):
         raise ValueError(scope["type"])
     if scope["path"] == "/stream":
         return await stream_bare(send)
+    if scope["path"].startswith("/files/"):
+        return await file_bare(scope["path"].removeprefix("/files/"), send)
     body = [HELLO] if scope["path"] == "/hello" else [CHUNK] * CHUNKS
     headers = [
         (b"content-type", b"text/html; charset=UTF-8"),
@@ -119,6 +134,20 @@ async def serve_bare(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for left, chunk in zip(reversed(range(len(body))), body, strict=True):
         await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+
+
+async def file_bare(name, send):
+    with open(os.path.join(os.environ["FILES"], name), "rb") as file:
+        left = os.fstat(file.fileno()).st_size
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", str(left).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while left:
+            block = file.read(BLOCK)
+            left -= len(block)
+            await send({"type": "http.response.body", "body": block, "more_body": left > 0})
 
 
 async def stream_bare(send):

@@ -4,9 +4,13 @@ Each measurement has a server of its own, since one may be faster or slower than
 long as it lives. Only successful answers are counted.
 """
 
+import contextlib
 import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 
+from benchmarks.apps import FILES
 from benchmarks.command import main
 from benchmarks.support import HOST, Measured, Table, Variant, free_port, serving, started, wrk
 
@@ -20,6 +24,7 @@ UVICORN = {
     "starlette": Variant("benchmarks.peers.starlette:stream", ("starlette",)),
 }
 WAITRESS = {"waitress": Variant("benchmarks.apps:wsgi_app", ("waitress",))}
+GUNICORN = {"gunicorn": Variant("benchmarks.apps:wsgi_app", ("gunicorn",))}
 
 
 class Pages(Table):
@@ -34,27 +39,50 @@ class Pages(Table):
         self.name = name
         self.title = title
         self.sizes = {"connections": connections}
-        variants = {variant: (UVICORN | WAITRESS)[variant] for variant in variants}
+        variants = {variant: (UVICORN | WAITRESS | GUNICORN)[variant] for variant in variants}
         self.variants = {
             name: Variant(variant.app, ("wrk", *variant.needs))
             for name, variant in variants.items()
         }
 
     def measure(self, variant, ground, size, seconds):
-        with self._serving(variant) as server:
-            asked = partial(wrk, server.port, f"/{self.name}", size["connections"])
+        with self._serving(variant, ground) as server:
+            asked = partial(wrk, server.port, self.path, size["connections"])
             asked(1 if seconds > 1 else 0.3)
             answered, _, wrong = asked(seconds)
             return Measured((answered,), wrong)
 
-    def _serving(self, variant):
+    @property
+    def path(self):
+        return f"/{self.name}"
+
+    def _serving(self, variant, environ):
         app = self.variants[variant].app
         if variant in UVICORN:
-            return serving(app, pinned=False)
+            return serving(app, pinned=False, environ=environ)
         port = free_port()
+        if variant in GUNICORN:
+            command = [sys.executable, "-m", "gunicorn", "--threads=8", f"--bind={HOST}:{port}"]
+            command += ["--log-level=critical", f"{app}()"]
+            return started(command, port, environ=environ, pinned=False)
         command = [sys.executable, "-m", "waitress", "--threads=8", f"--listen={HOST}:{port}"]
         # It warns of each request that waits for a thread.
-        return started([*command, "--call", app], port, pinned=False, quiet=True)
+        command += ["--call", app]
+        return started(command, port, environ=environ, pinned=False, quiet=True)
+
+
+class Files(Pages):
+    """A file of Pyramid's static view."""
+
+    @property
+    def path(self):
+        return f"/files/{self.name}"
+
+    @contextlib.contextmanager
+    def prepared(self, variants, size):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, self.name).write_bytes(b"x" * FILES[self.name])
+            yield {"FILES": folder}
 
 
 class Slow(Pages):
@@ -75,6 +103,18 @@ TABLES = [
         "The same 64 chunks from an async body",
         32,
         *("bare", "ours", "ours_generator", "starlette"),
+    ),
+    Files(
+        "small",
+        "A file of 4 KiB of Pyramid's static view",
+        32,
+        *("bare", "inline", "ours", "a2wsgi", "waitress", "gunicorn"),
+    ),
+    Files(
+        "large",
+        "A file of 4 MiB of Pyramid's static view",
+        32,
+        *("bare", "inline", "ours", "a2wsgi", "waitress", "gunicorn"),
     ),
     Slow("slow", "A view that waits for 0.1 s, of 40 threads", 40, "ours"),
 ]

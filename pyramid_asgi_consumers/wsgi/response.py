@@ -11,6 +11,7 @@ import io
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import monotonic
 from typing import Any, BinaryIO
 
 from pyramid_asgi_consumers import stubborn
@@ -18,7 +19,7 @@ from pyramid_asgi_consumers.async_bodies import AsyncBody, is_async
 from pyramid_asgi_consumers.async_views import LOOP_ARGUMENTS, Receive
 from pyramid_asgi_consumers.exceptions import ClientDisconnected, WSGIError
 from pyramid_asgi_consumers.raised import carried
-from pyramid_asgi_consumers.turns import until_left
+from pyramid_asgi_consumers.turns import Turns, until_left
 from pyramid_asgi_consumers.wsgi.answer import Answer
 from pyramid_asgi_consumers.wsgi.handover import Ahead, ClientGone, Handover
 from pyramid_asgi_consumers.wsgi.sources import FileWrapper, OpenFile, close, remaining
@@ -27,7 +28,7 @@ from pyramid_asgi_consumers.wsgi.threads import Settler, ThreadPool
 
 log = logging.getLogger(__name__)
 
-# So much of a file is read at a time.
+# So much of a file is read at a time. One that is no larger is read where it was opened.
 BLOCK = 256 * 1024
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -84,13 +85,17 @@ class Response:
             try:
                 if type(result) is not list and self.answer.head is not None:
                     if isinstance(result, FileWrapper):
-                        file = self._start_file(result, self.answer.head[1])
+                        opened = self._start_file(result, self.answer.head[1])
+                        if opened is not None and self._is_small():
+                            self._single = self._read_all(opened)
+                        else:
+                            file = opened
                     else:
                         if is_async(result):
                             # A tween, or middleware, has put it there.
                             result = AsyncBody(result, self.environ.get(LOOP_ARGUMENTS))
                         stream = self._start_stream(result)
-                if file is None and stream is None:
+                if file is None and stream is None and self._single is None:
                     self._iterate(result)
             finally:
                 if file is None and stream is None:
@@ -146,6 +151,24 @@ class Response:
         told = any(name == b"content-length" for name, _ in headers)
         answer.start(None if told else remaining(wrapper.file))
         return None if answer.bodyless else OpenFile(wrapper, self.body)
+
+    def _is_small(self) -> bool:
+        return self.answer.length is not None and self.answer.length <= BLOCK
+
+    def _read_all(self, file: OpenFile) -> bytes:
+        left: Any = self.answer.length
+        data = b""
+        while left and (block := file.read(left)):
+            data += block[:left]
+            left = self.answer.length - len(data)  # type: ignore[operator]
+        self._check_end(left)
+        return data
+
+    def _check_end(self, left: int | None) -> None:
+        if left:
+            raise WSGIError(
+                f"The file ends {left} bytes before its Content-Length of {self.answer.length}"
+            )
 
     def _start_stream(self, result: Any) -> AsyncBody | None:
         """The body, if the event loop's side is to send it; None if it is to be iterated here."""
@@ -284,17 +307,21 @@ class Response:
 
     async def _send_file(self, file: OpenFile, send: Send) -> None:
         left = self.answer.length
+        turns = Turns()
         while not self.handover.gone:
             data = b""
             if left != 0:
                 size = BLOCK if left is None else min(BLOCK, left)
-                data = await self.pool.run(self._read, file, size)
+                cached = file.read_cached(size)
+                if cached is None:
+                    data = await self.pool.run(self._read, file, size)
+                else:
+                    data = cached
+                    if turns.missed(monotonic()):
+                        await asyncio.sleep(0)
             if left is not None:
-                if left and not data:
-                    raise WSGIError(
-                        f"The file ends {left} bytes before its Content-Length of"
-                        f" {self.answer.length}"
-                    )
+                if not data:
+                    self._check_end(left)
                 data = data[:left]
                 left -= len(data)
             more = bool(data) and left != 0

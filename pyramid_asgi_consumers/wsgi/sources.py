@@ -1,5 +1,6 @@
 """What a response is made of besides chunks: files, and iterables that are to be closed."""
 
+import io
 import logging
 import os
 import threading
@@ -9,6 +10,9 @@ from typing import Any, BinaryIO
 from pyramid_asgi_consumers.exceptions import WSGIError
 
 log = logging.getLogger(__name__)
+
+#: Linux's, by which only what is in memory is read.
+RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class FileWrapper:
@@ -38,22 +42,66 @@ class OpenFile:
     def __init__(self, wrapper: FileWrapper, body: BinaryIO) -> None:
         self._wrapper = wrapper
         self._body = body
+        # A plain file is read by its descriptor, from here on.
+        self._descriptor: int | None = None
+        self._position = 0
+        if _is_plain(wrapper.file):
+            self._descriptor = wrapper.file.fileno()
+            self._position = wrapper.file.tell()
         # A block may still be being read for a request that was cancelled, and is to be closed.
         self._lock = threading.Lock()
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes, none at the end; :class:`.WSGIError` for anything else."""
         with self._lock:
-            data = self._wrapper.file.read(size)
+            if self._descriptor is None:
+                data = self._wrapper.file.read(size)
+            else:
+                data = os.pread(self._descriptor, size, self._position)
+                self._position += len(data)
         if not isinstance(data, bytes):
             raise WSGIError(f"A file must give bytes, not {type(data).__name__}")
         return data
 
+    def read_cached(self, size: int) -> bytes | None:
+        """At most ``size`` bytes, none at the end, without waiting for a disk.
+
+        None where that cannot be, and a thread is to :meth:`read`. Only for the thread of an event
+        loop, and while no other one reads.
+        """
+        if self._descriptor is None or RWF_NOWAIT is None:
+            return None
+        buffer = _buffer(size)
+        try:
+            count = os.preadv(self._descriptor, [buffer], self._position, RWF_NOWAIT)
+        except OSError:
+            # It is not in memory, or on a file system that cannot tell: whatever it is, read() says
+            # so.
+            return None
+        self._position += count
+        return bytes(buffer[:count])
+
     def close(self) -> None:
         """Close the file, and the request's body."""
         with self._lock:
+            self._descriptor = None
             close(self._wrapper)
             self._body.close()
+
+
+def _is_plain(file: Any) -> bool:
+    # Whoever wraps or subclasses one may read something else.
+    return type(file) is io.BufferedReader and type(file.raw) is io.FileIO and file.seekable()
+
+
+_memory = threading.local()
+
+
+def _buffer(size: int) -> memoryview:
+    # Of each thread, for as long as it lives: that of an event loop reads one block at a time.
+    if size > len(getattr(_memory, "buffer", b"")):
+        _memory.buffer = memoryview(bytearray(size))
+    return _memory.buffer[:size]
 
 
 def remaining(file: Any) -> int | None:

@@ -273,7 +273,7 @@ async def test_a_request_cancelled_at_any_moment_leaves_nothing_behind(kind, ste
 
 async def test_a_file_handed_over_after_the_cancellation_is_closed():
     release = threading.Event()
-    file = File(b"x")
+    file = File(b"x" * 700 * KIB)
 
     def app(environ, start_response):
         assert release.wait(20)
@@ -297,7 +297,7 @@ async def test_a_file_that_is_there_when_its_request_is_cancelled_is_closed():
         assert release.wait(20)
         start_response("200 OK", [])
         bodies.append(environ["wsgi.input"])
-        files.append(io.BytesIO(b"x"))
+        files.append(io.BytesIO(b"x" * 700 * KIB))
         return environ["wsgi.file_wrapper"](files[0])
 
     bridge = WSGIBridge(app)
@@ -314,7 +314,7 @@ async def test_a_file_that_is_there_when_its_request_is_cancelled_is_closed():
 
 
 async def test_a_file_is_closed_behind_the_read_that_a_cancellation_interrupts():
-    file = File(b"x")
+    file = File(b"x" * 700 * KIB)
     file.go_on.clear()
 
     def app(environ, start_response):
@@ -378,7 +378,7 @@ def test_a_loop_that_closes_ends_the_response():
 def test_a_loop_that_closes_before_a_view_ends_loses_nothing(kind, caplog):
     release = threading.Event()
     started = threading.Event()
-    file = File(b"x")
+    file = File(b"x" * 700 * KIB)
 
     def app(environ, start_response):
         started.set()
@@ -412,7 +412,8 @@ class Ends:
         start_response("200 OK", [])
         chunks = [b"abc"] * self.chance.randrange(15)
         if environ["QUERY_STRING"] == "file":
-            file = io.BytesIO(b"".join(chunks))
+            # A large one is read by the loop's side.
+            file = io.BytesIO(b"".join(chunks) * self.chance.choice([1, 100_000]))
             self.closed.append(file)
             return environ["wsgi.file_wrapper"](file)
         result = Closing(self.chunks(chunks, environ["QUERY_STRING"] == "fails"))

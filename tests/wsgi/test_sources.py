@@ -1,13 +1,17 @@
 """Files as responses: wsgi.file_wrapper."""
 
+import asyncio
 import io
+import itertools
 import os
+import time
 import types
 
 import pytest
 
 from pyramid_asgi_consumers import WSGIBridge
 from pyramid_asgi_consumers.exceptions import WSGIError
+from pyramid_asgi_consumers.wsgi import response, sources
 from tests.support.asgi import body_of, http_scope, run
 from tests.support.wsgi import KIB, Exchange, File, answers, request, status_of, wait_until
 
@@ -89,25 +93,42 @@ async def test_a_file_that_gives_more_than_it_is_asked_for_is_cut():
 
 async def test_a_file_shorter_than_its_content_length_breaks_off():
     file = File(b"abc")
-    with pytest.raises(WSGIError, match="6 bytes before"):
-        await run(WSGIBridge(file_app(file, [("Content-Length", "9")])), http_scope())
+    with pytest.raises(WSGIError, match="699997 bytes before"):
+        await run(WSGIBridge(file_app(file, [("Content-Length", "700000")])), http_scope())
     assert file.closings == 1
 
 
-async def test_a_file_that_cannot_be_read_breaks_off():
-    class Broken(File):
-        def read(self, size=-1):
-            raise OSError("bad sector")
+async def test_a_small_file_shorter_than_its_content_length_is_an_error_of_the_application(caplog):
+    file = File(b"abc")
+    sent = await run(WSGIBridge(file_app(file, [("Content-Length", "9")])), http_scope())
+    assert (status_of(sent), file.closings) == (500, 1)
+    assert "6 bytes before its Content-Length of 9" in caplog.text
 
-    file = Broken(b"")
+
+class Broken(File):
+    def read(self, size=-1):
+        raise OSError("bad sector")
+
+
+async def test_a_file_that_cannot_be_read_breaks_off():
+    file = Broken(b"x" * 700 * KIB)
     with pytest.raises(OSError, match="bad sector"):
         await run(WSGIBridge(file_app(file)), http_scope())
     assert file.closings == 1
 
 
-async def test_a_file_of_text_breaks_off():
+async def test_a_small_file_that_cannot_be_read_is_an_error_of_the_application(caplog):
+    file = Broken(b"x")
+    assert status_of(await run(WSGIBridge(file_app(file)), http_scope())) == 500
+    assert file.closings == 1
+    assert "bad sector" in caplog.text
+
+
+async def test_a_file_of_text_breaks_off(caplog):
     with pytest.raises(WSGIError, match="must give bytes, not str"):
-        await run(WSGIBridge(file_app(io.StringIO("text"))), http_scope())
+        await run(WSGIBridge(file_app(io.StringIO("text" * 100 * KIB))), http_scope())
+    assert status_of(await run(WSGIBridge(file_app(io.StringIO("text"))), http_scope())) == 500
+    assert "must give bytes, not str" in caplog.text
 
 
 async def test_a_file_without_close_is_sent():
@@ -161,3 +182,104 @@ async def test_the_request_body_may_be_the_file():
     body = b"x" * 700 * KIB
     sent = await run(WSGIBridge(app), http_scope(method="POST"), request(body))
     assert body_of(sent) == body
+
+
+# Where and how they are read.
+
+
+async def test_a_small_file_is_read_and_closed_where_it_was_opened(monkeypatch):
+    bridge = WSGIBridge(file_app(file := File(b"x" * response.BLOCK)))
+    monkeypatch.setattr(bridge.pool, "run", None)
+    sent = await run(bridge, http_scope())
+    assert [message.get("body") for message in sent] == [None, b"x" * response.BLOCK]
+    assert file.closings == 1
+
+
+BYTES = bytes(range(256)) * 4 * KIB
+
+
+@pytest.fixture(params=["memory", "disk", "by turns", "other systems"])
+def cached(request, monkeypatch):
+    """Files are in memory, or are not, or now and then; or it is not known."""
+    number = itertools.count()
+    preadv = os.preadv
+
+    def sometimes(*args):
+        if request.param == "disk" or (request.param == "by turns" and next(number) % 2):
+            raise BlockingIOError
+        return preadv(*args)
+
+    monkeypatch.setattr(os, "preadv", sometimes)
+    if request.param == "other systems":
+        monkeypatch.setattr(sources, "RWF_NOWAIT", None)
+
+
+@pytest.mark.parametrize("declared", [None, 1, response.BLOCK, response.BLOCK + 1, 900_000])
+@pytest.mark.parametrize("begins", [0, 1, 300_001])
+async def test_a_plain_file_is_sent_as_any_other(tmp_path, cached, begins, declared):
+    (tmp_path / "file").write_bytes(BYTES[:1_000_000])
+    opened = []
+
+    def app(environ, start_response):
+        length = [] if declared is None else [("Content-Length", str(min(declared, 699_999)))]
+        start_response("200 OK", length)
+        opened.append(open(tmp_path / "file", "rb"))
+        opened[0].seek(begins)
+        # What it has read ahead is where others look.
+        assert opened[0].peek(1)
+        return environ["wsgi.file_wrapper"](opened[0])
+
+    end = 1_000_000 if declared is None else begins + min(declared, 699_999)
+    sent = await run(WSGIBridge(app), http_scope())
+    assert body_of(sent) == BYTES[begins:end]
+    assert dict(sent[0]["headers"])[b"content-length"] == str(end - begins).encode()
+    assert opened[0].closed
+
+
+@pytest.mark.parametrize("is_cut_to", [0, 500_000])
+async def test_a_plain_file_that_is_cut_meanwhile_breaks_off(tmp_path, cached, is_cut_to):
+    (tmp_path / "file").write_bytes(BYTES[:1_000_000])
+    file = open(tmp_path / "file", "rb")
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "1000000")])
+        os.truncate(tmp_path / "file", is_cut_to)
+        return environ["wsgi.file_wrapper"](file)
+
+    with pytest.raises(WSGIError, match=f"{1_000_000 - is_cut_to} bytes before"):
+        await run(WSGIBridge(app), http_scope())
+    assert file.closed
+
+
+async def test_what_reads_otherwise_than_its_file_is_asked_itself(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 700 * KIB)
+
+    class Upper(io.BufferedReader):
+        def read(self, size=-1):
+            return super().read(size).upper()
+
+    file = Upper(io.FileIO(tmp_path / "file"))
+    assert body_of(await run(WSGIBridge(file_app(file)), http_scope())) == b"X" * 700 * KIB
+
+
+async def test_a_file_in_memory_leaves_others_their_turn(tmp_path):
+    (tmp_path / "file").write_bytes(BYTES * 16)
+    turns = []
+
+    async def send(message):
+        # It never waits, but takes its time.
+        time.sleep(0.002)
+        turns.append(len(ticks))
+
+    async def tick():
+        while True:
+            ticks.append(True)
+            await asyncio.sleep(0)
+
+    ticks = []
+    ticking = asyncio.create_task(tick())
+    bridge = WSGIBridge(file_app(open(tmp_path / "file", "rb")))
+    await bridge(http_scope(), asyncio.Event().wait, send)
+    ticking.cancel()
+    # 64 blocks, and 0.13 s.
+    assert len(set(turns)) > 8
