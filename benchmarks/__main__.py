@@ -9,7 +9,7 @@ from benchmarks.command import main
 
 MODULES = (
     *("bridge", "dispatch", "websocket", "broadcast", "handshakes", "pages", "fan_out", "idle"),
-    *("streams", "channels", "catch_up", "staying"),
+    *("streams", "channels", "catch_up", "staying", "imports"),
 )
 
 

@@ -25,7 +25,7 @@ def run(*arguments, **environ):
 def test_the_list_has_every_table_and_its_variants():
     listed = run("--list")
     assert listed.returncode == 0, listed.stderr
-    for name in ("hello", "broadcast", "handshakes", "guarded", "pages", "idle", "streams"):
+    for name in ("hello", "broadcast", "handshakes", "guarded", "pages", "idle", "imports"):
         assert f"\n{name} " in f"\n{listed.stdout}"
     assert "python-socketio" in listed.stdout
 

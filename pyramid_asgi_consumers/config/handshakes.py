@@ -3,7 +3,6 @@
 import inspect
 import re
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -149,6 +148,9 @@ class Guard:
         for deriver in config.registry.getUtility(IViewDerivers).values():
             known.update(getattr(deriver, "options", ()))
         for keyword in sorted(self.predicates.keys() - known):
+            # It costs 0.2 MiB, and only who has made a mistake needs it.
+            from difflib import get_close_matches
+
             candidates = known - NOT_PREDICATES - {"self"} | OWN_ARGUMENTS
             near = get_close_matches(keyword, sorted(candidates), 1)
             raise ConfigurationError(

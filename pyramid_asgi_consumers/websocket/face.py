@@ -278,7 +278,7 @@ class WebSocket(Connected):
 
         Raises ValueError for a code or reason that cannot be sent.
         """
-        if code not in _CODES:
+        if not any(code in codes for codes in _CODES):
             raise ValueError(
                 f"close: code must be one of 1000 to 1003, 1007 to 1014, 3000 to 4999, not {code!r}"
             )
@@ -421,7 +421,7 @@ class WebSocketFunction:
             log.warning("%s returned without accept(): the client gets 403", self.declared)
 
 
-_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+_CODES = range(1000, 1004), range(1007, 1015), range(3000, 5000)
 
 
 async def _turn() -> None:
