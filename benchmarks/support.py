@@ -71,7 +71,7 @@ class Table:
     pinned = True
     rounds = 10
     seconds = 2.0
-    quick_rounds = 2
+    quick_rounds = 1
     quick_seconds = 0.3
     sizes: dict[str, int] = {}
     quick_sizes: dict[str, int] = {}

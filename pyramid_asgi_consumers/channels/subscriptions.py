@@ -249,7 +249,7 @@ class Subscription:
         self._queue.append(item)
 
     def serve(self) -> None:
-        """Give who waits what was put; see :class:`.Served`."""
+        """Give who waits what was put."""
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
