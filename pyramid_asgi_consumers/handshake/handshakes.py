@@ -155,8 +155,9 @@ class Handshakes:
         :class:`.ClientDisconnected` where the client left before the handshake began.
         """
         admission = Admission(self, consumer, scope)
-        exchange = Exchange(admission.route_name, admission.path_params, admission.admit)
         environ = admission.environ()
+        admission.begin(environ)
+        exchange = Exchange(admission.route_name, admission.path_params, admission.admit)
         try:
             response = await self.send(self.handshakes, exchange, environ, admission.cookies, left)
             succeeded = exchange.succeeded(response)
@@ -286,14 +287,17 @@ class Admission:
         self.path_params: Mapping[str, Any] = scope["path_params"]
         #: None only for a plain consumer, which has no handshake.
         self.route_name: Any = consumer.route_name
-        environ = self.environ()
-        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-        self.cookies = Cookies(environ.get("HTTP_COOKIE", ""), path)
+        self.cookies: Cookies
         self.request: Request | None = None
         self.context: Any = None
         self.userid: Any = None
         #: What Pyramid's response adds to the consumer's answer.
         self.headers: Headers = []
+
+    def begin(self, environ: dict[str, Any]) -> None:
+        """Take over what ``environ``, that of the handshake, says of cookies."""
+        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+        self.cookies = Cookies(environ.get("HTTP_COOKIE", ""), path)
 
     def environ(self) -> dict[str, Any]:
         """The environ of the handshake, all but the body."""
