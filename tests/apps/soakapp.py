@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import os
+import sys
 import threading
 
 from pyramid.config import Configurator
@@ -75,7 +76,7 @@ async def stream(scope, receive, send):
 
 
 async def held(scope, receive, send):
-    """How many tasks, threads, open files and resident bytes this process has."""
+    """How many tasks, threads, open files, allocated blocks and resident bytes this process has."""
     gc.collect()
     with open("/proc/self/statm") as statm:
         pages = int(statm.read().split()[1])
@@ -83,6 +84,7 @@ async def held(scope, receive, send):
         "tasks": len(asyncio.all_tasks()),
         "threads": threading.active_count(),
         "files": len(os.listdir("/proc/self/fd")),
+        "blocks": sys.getallocatedblocks(),
         "memory": pages * os.sysconf("SC_PAGE_SIZE"),
     }
     await send({"type": "http.response.start", "status": 200, "headers": []})
