@@ -11,10 +11,12 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from pyramid_asgi_consumers.exceptions import WebSocketDisconnect
+from tests.support.leaving import look_often
 from tests.support.logs import log_to_stderr
 from tests.support.sent import FILLER
 
 log_to_stderr()
+look_often()
 log = logging.getLogger("leavingapp")
 
 #: What has happened so far, shown by the page ``/state``.
@@ -252,7 +254,7 @@ async def http_listens(scope, receive, send):
     while (await receive())["type"] != "http.disconnect":
         pass
     happened[f"{scope['path_params']['name']} heard of it"] += 1
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.4)
     happened[f"{scope['path_params']['name']} finished"] += 1
 
 
@@ -294,7 +296,7 @@ async def http_afterwards(scope, receive, send):
     """Has something to do after its response."""
     await send(START)
     await send({"type": "http.response.body", "body": b"done"})
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.4)
     happened[f"{scope['path_params']['name']} finished"] += 1
 
 

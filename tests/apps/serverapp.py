@@ -23,14 +23,16 @@ from starlette.endpoints import WebSocketEndpoint
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
-from pyramid_asgi_consumers.websocket.watcher import INTERVAL
+from pyramid_asgi_consumers.websocket import watcher
 from tests.support.around import AROUND
+from tests.support.leaving import look_often
 from tests.support.logs import log_to_stderr
 from tests.support.sent import FILLER, FLOOD, blocks
 
 django_settings.configure()
 # Own lines are told from the server's by the logger's name in brackets.
 log_to_stderr()
+look_often()
 log = logging.getLogger("serverapp")
 
 #: What has happened so far, shown by the page ``/state``.
@@ -275,7 +277,7 @@ async def function_busy(websocket):
 
 async def function_late(websocket):
     await websocket.accept()
-    await asyncio.sleep(2 * INTERVAL)
+    await asyncio.sleep(2 * watcher.INTERVAL)
     async for message in websocket:
         await websocket.send(message)
 

@@ -7,10 +7,12 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
+from tests.support.leaving import look_often
 from tests.support.logs import log_to_stderr
 from tests.support.streams import cases
 
 log_to_stderr()
+look_often()
 
 #: What has happened so far, shown by the page ``/state``.
 happened: Counter = Counter()

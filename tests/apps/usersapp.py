@@ -16,10 +16,12 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED, forget
 
 from tests.support.around import AROUND
+from tests.support.leaving import look_often
 from tests.support.logs import log_to_stderr
 from tests.support.members import Person, has_members, userid_of
 
 log_to_stderr()
+look_often()
 
 #: What has happened so far, shown by the page ``/state``.
 happened: Counter = Counter()
@@ -270,7 +272,7 @@ def main(global_config, **settings):
         **settings,
         "asgi.channels": os.environ.get("CHANNELS", "memory://"),
         "asgi.channels.timeout": os.environ.get("CHANNELS_TIMEOUT", "5"),
-        "asgi.leave_timeout": "2",
+        "asgi.leave_timeout": "1",
         "tm.manager_hook": "pyramid_tm.explicit_manager",
     }
     with Configurator(settings=settings) as config:

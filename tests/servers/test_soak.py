@@ -26,8 +26,8 @@ CLIENTS = 48
 #: request's.
 IDLE_TASKS = 4
 
-#: Bytes by which resident memory may differ: it goes up and down by some MiB. What is small shows in
-#: the number of blocks that the interpreter has allocated, each up to 512 bytes.
+#: Bytes by which resident memory may differ: it goes up and down by some MiB. What is small shows
+#: in the number of blocks that the interpreter has allocated, each of 512 bytes or less.
 MARGIN = 8 * 2**20
 
 pytestmark = pytest.mark.soak

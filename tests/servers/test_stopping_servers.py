@@ -1,6 +1,7 @@
 """Servers stop although a view or a consumer goes on when it is cancelled: see ``errorsapp.py``."""
 
 import contextlib
+import re
 import signal
 
 import pytest
@@ -28,9 +29,9 @@ def stubborn(server):
 
 @pytest.fixture(params=COMMANDS)
 def name(request, monkeypatch):
-    """A server that gives its connections a second or two."""
-    shorter = COMMANDS[request.param].replace("timeout 5", "timeout 1")
-    monkeypatch.setitem(COMMANDS, request.param, shorter.replace("shutdown 2", "shutdown 1"))
+    """A server that gives its connections a second."""
+    shorter = re.sub(r"(timeout|shutdown) \d", r"\1 1", COMMANDS[request.param])
+    monkeypatch.setitem(COMMANDS, request.param, shorter)
     return request.param
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.streams
 APP = "tests.apps.usersapp:app"
 
 #: What ``asgi.leave_timeout`` is there, in seconds.
-LEAVE_TIMEOUT = 2
+LEAVE_TIMEOUT = 1
 
 
 #: What the application is inside of, and the servers: another module has others.
