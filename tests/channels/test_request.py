@@ -625,7 +625,7 @@ async def test_a_celery_worker_reaches_other_processes(redis_server, subscriber,
     ini.write_text(INI.format(url=redis_server.url))
     environ = {**os.environ, "BROKER": redis_server.url, "INI": str(ini)}
     command = ["celery", "-A", "tests.apps.celeryapp", "worker"]
-    command += ["--concurrency", "2", "-l", "WARNING"]
+    command += ["--concurrency", "2", "-l", "WARNING", "--without-mingle"]
     log = tmp_path / "celery.log"
     async with subscriber.subscribe("a") as events:
         with log.open("w") as output:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 from pyramid.config import Configurator
@@ -128,6 +130,44 @@ def test_a_page_sees_the_progress_of_a_task(config, directory):
     testapp = TestApp(app)
     with testapp.stream(testapp.post("/reports").json["url"]) as stream:
         seen = [stream.receive_json() for _ in range(4)]
+    assert seen[:3] == [{"done": row, "of": 3} for row in (1, 2, 3)]
+    assert seen[3]["url"].endswith(".pdf")
+
+
+#: The project whose worker it is, and whose pages.
+PROJECT_OF_REPORTS = """
+from pyramid.config import Configurator
+
+
+def main(global_config, **settings):
+    with Configurator(settings=settings) as config:
+        config.include("pyramid_asgi_consumers")
+        config.include("reports")
+        return config.make_asgi_app()
+"""
+
+
+@pytest.mark.redis
+def test_a_page_sees_the_progress_of_a_task_of_a_worker(directory, redis_server):
+    url = redis_server.url
+    (directory / "project_of_reports.py").write_text(PROJECT_OF_REPORTS)
+    settings = {"asgi.channels": url, "asgi.channels.history": "10"}
+    lines = ["[app:main]", "use = call:project_of_reports:main"]
+    lines += [f"{name} = {value}" for name, value in settings.items()]
+    (directory / "production.ini").write_text("\n".join(lines))
+    reports = importlib.import_module("reports")
+    reports.tasks.conf.broker_url = url
+    project = importlib.import_module("project_of_reports")
+    command = ["celery", "-A", "reports", "-b", url, "worker", "-c", "1", "--without-mingle"]
+    log = directory / "celery.log"
+    with log.open("w") as output, TestApp(project.main({}, **settings)) as testapp:
+        worker = subprocess.Popen([sys.executable, "-m", *command], stdout=output, stderr=output)
+        try:
+            with testapp.stream(testapp.post("/reports").json["url"]) as stream:
+                seen = [stream.receive_json(timeout=60) for _ in range(4)]
+        finally:
+            worker.terminate()
+            assert worker.wait(60) == 0, log.read_text()
     assert seen[:3] == [{"done": row, "of": 3} for row in (1, 2, 3)]
     assert seen[3]["url"].endswith(".pdf")
 

@@ -43,11 +43,15 @@ class Forwarder:
     async def _accept(self, reader, writer):
         self._tasks.add(asyncio.current_task())
         port = next(self.ports, self.port)
-        if port is None:
+        try:
+            if port is None:
+                raise ConnectionRefusedError
+            from_redis, to_redis = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            # So is who has come here.
             writer.close()
             await writer.wait_closed()
             return
-        from_redis, to_redis = await asyncio.open_connection("127.0.0.1", port)
         pumps = [
             asyncio.ensure_future(self._up(reader, to_redis)),
             asyncio.ensure_future(self._down(from_redis, writer)),
