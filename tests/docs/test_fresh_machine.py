@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 
 from tests.support import clients
-from tests.support.clients import HOST
-from tests.support.pages import PROJECT, text_of
+from tests.support.clients import DEADLINE, HOST
+from tests.support.pages import PROJECT, blocks, text_of
 from tests.support.servers import Server, free_port, wait_until
 
 pytestmark = pytest.mark.deployment
@@ -83,16 +83,48 @@ def _answers(server):
         return False
 
 
-def test_the_project_of_the_tutorial_is_installed_tested_and_served(machine):
+@pytest.fixture(scope="module")
+def installed(machine):
+    """The same with the tutorial's project in its environment, and the commands that follow."""
     readme = (PROJECT / "examples" / "tutorial" / "README.rst").read_text()
-    install, test, serve = commands(readme)
-    ini = machine.clone / "examples" / "tutorial" / "development.ini"
+    install, *machine.next_commands = commands(readme)
+    machine(install, "examples/tutorial")
+    return machine
+
+
+def test_the_project_of_the_tutorial_is_installed_tested_and_served(installed):
+    test, serve = installed.next_commands
+    ini = installed.clone / "examples" / "tutorial" / "development.ini"
     port = free_port()
     ini.write_text(ini.read_text().replace(":6543", f":{port}"))
-    machine(install, "examples/tutorial")
-    assert "5 passed" in machine(test, "examples/tutorial")
-    with machine.serve(serve, "examples/tutorial", port) as server:
+    assert "5 passed" in installed(test, "examples/tutorial")
+    with installed.serve(serve, "examples/tutorial", port) as server:
         assert clients.get(server, "/login").status == 200
+
+
+def served(page):
+    """The command of ``page`` that serves its first example."""
+    return next(line for line in commands(text_of(page)) if line.startswith("uvicorn"))
+
+
+def test_the_first_example_is_served(installed, tmp_path):
+    (tmp_path / "app.py").write_text(blocks("README")[0].code)
+    port = free_port()
+    with installed.serve(f"{served('README')} --port {port}", tmp_path, port) as server:
+        assert clients.get(server, "/").body == b"Hello"
+        with clients.websocket(server, "/ws") as websocket:
+            websocket.send("hello")
+            assert websocket.recv(DEADLINE) == "hello"
+
+
+def test_the_first_step_of_the_tutorial_is_served_and_tested(installed, tmp_path):
+    folder = tmp_path / "chat"
+    shutil.copytree(PROJECT / "docs" / "tutorial" / "1", folder)
+    port = free_port()
+    with installed.serve(f"{served('tutorial')} --port {port}", folder, port) as server:
+        assert clients.get(server, "/").status == 200
+    assert "pytest" in commands(text_of("tutorial"))
+    assert "passed" in installed("pytest", folder)
 
 
 def test_fastapi_and_tools_are_mounted_as_the_recipe_says(machine):
