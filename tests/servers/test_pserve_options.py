@@ -4,12 +4,30 @@ import re
 import socket
 
 import pytest
+from pyramid.exceptions import ConfigurationError
 
+from pyramid_asgi_consumers import servers
 from tests.support import clients
 from tests.support.pserve import SERVERS, WRONG, failure, listening, pserve
 from tests.support.servers import DEADLINE, HOST, free_port
 
 pytestmark = pytest.mark.once
+
+
+async def starts_nowhere(scope, receive, send):
+    """An application that ends a server which serves it all the same."""
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no"})
+
+
+def refusal(name, directory, options):
+    """What pserve says of these options, without its process where the server hears of a start."""
+    if name == "daphne":
+        return failure(name, directory, options)
+    given = {option: str(value) for option, value in options.items()}
+    with pytest.raises(ConfigurationError) as refused:
+        getattr(servers, name)(starts_nowhere, **given)
+    return f"{WRONG}{refused.value}"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +39,7 @@ pytestmark = pytest.mark.once
     ],
 )
 def test_an_option_that_the_server_does_not_know(name, known, tmp_path):
-    message = failure(name, tmp_path, {"prot": 8000})
+    message = refusal(name, tmp_path, {"prot": 8000})
     assert message.startswith(f"{WRONG}{name} has no option 'prot'; there are: ")
     assert known in message
 
@@ -44,7 +62,7 @@ def test_an_option_that_the_server_does_not_know(name, known, tmp_path):
     ],
 )
 def test_an_option_that_cannot_be_used(name, option, value, reason, tmp_path):
-    message = failure(name, tmp_path, {option: value})
+    message = refusal(name, tmp_path, {option: value})
     assert message.startswith(f"{WRONG}{name}: ")
     assert option in message
     assert reason in message
@@ -118,14 +136,14 @@ def test_listen_takes_what_it_takes_for_waitress(name, form, tmp_path):
 @pytest.mark.parametrize("name", SERVERS)
 def test_listen_stands_alone(name, tmp_path):
     options = {**listening(name, 6543), "listen": "localhost:6543"}
-    message = failure(name, tmp_path, options)
+    message = refusal(name, tmp_path, options)
     assert message.startswith(f"{WRONG}{name}: listen = localhost:6543 and ")
     assert message.endswith(": give one of the two")
 
 
 @pytest.mark.parametrize("value", ["", "127.0.0.1:many", ":6543", "127.0.0.1:66666", "[::1"])
 def test_a_listen_that_cannot_be_read(value, tmp_path):
-    message = failure("uvicorn", tmp_path, {"listen": value})
+    message = refusal("uvicorn", tmp_path, {"listen": value})
     assert message.startswith(f"{WRONG}uvicorn: listen must be one or more host:port, not ")
 
 
