@@ -5,6 +5,9 @@
 raised instead, where it is known that the code itself is to blame.
 """
 
+# The annotations of inner functions would be made for each connection, and kept.
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import inspect
@@ -119,7 +122,7 @@ async def contained(awaitable: Awaitable[Any]) -> Any:
         raise caught(error, task)  # noqa: B904
 
 
-async def outcome(task: "asyncio.Task[Any]") -> Any:
+async def outcome(task: asyncio.Task[Any]) -> Any:
     """Wait for ``task``; return its result, or raise what it has raised.
 
     Cancelling this cancels ``task``, and waits for its end. If the server would wait for ever as it
@@ -151,8 +154,8 @@ async def outcome(task: "asyncio.Task[Any]") -> Any:
 
 
 def separate(
-    awaitable: Awaitable[Any], task: "asyncio.Task[Any]"
-) -> tuple[Awaitable[Any], "asyncio.Task[Any]"]:
+    awaitable: Awaitable[Any], task: asyncio.Task[Any]
+) -> tuple[Awaitable[Any], asyncio.Task[Any]]:
     """What ``task`` is to await for ``awaitable``, so that :func:`caught` knows what is its own.
 
     Python 3.10 needs another task for that. So does Hypercorn, which would wait for ever for a task

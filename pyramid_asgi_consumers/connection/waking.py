@@ -1,5 +1,8 @@
 """A websocket's ``receive`` that returns when the websocket is closed from this side."""
 
+# The annotations of inner functions would be made for each connection, and kept.
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -1,5 +1,8 @@
 """One websocket of a consumer: what its messages go through, and how it ends."""
 
+# The annotations of inner functions would be made for each connection, and kept.
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
@@ -64,41 +67,43 @@ async def serve_websocket(
     closing: asyncio.Task[None] | None = None
     # When it is waited for no longer, in the loop's time.
     too_late = 0.0
-
-    def close(code: int, reason: str = "") -> None:
-        nonlocal state, send, closing, too_late
-        if over or state == "closed":
-            return
-        # The consumer hears of it, as of a client that leaves, whether or not the client reads.
-        before, state = state, "closed"
-        too_late = turns.loop.time() + scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
-        closing = turns.loop.create_task(ending(before, send, code, reason))
-        send = gone
-        if wake is not None:
-            wake({"type": "websocket.disconnect", "code": code, "reason": reason})
-        if connection is not None and connection.ends is not None:
-            connection.ends()
-        if watcher is not None:
-            watcher.told(str(consumer), scope, turns.loop)
-
-    async def ending(before: str, send: Any, code: int, reason: str) -> None:
-        if accepting is not None:
-            await asyncio.wait({accepting})
-            if not accepting.result():
-                before = "connecting"
-        if before == "open":
-            await _closed(consumer, server, send, code, reason)
-        elif before == "connecting":
-            await refuse(scope, send, 403, server=server)
-
     wake: Callable[[dict[str, Any]], None] | None = None
     # Whether the server has accepted it, once that is known.
     accepting: asyncio.Future[bool] | None = None
-    if connection is not None:
-        receive, wake = wakeable(receive, shared.loop)
-        connection.closes(close)
-    if limits is not None:
-        receive = limits.receive(scope, receive, close)
+    # A function that is made here is kept for as long as the websocket is open.
+    if connection is not None or limits is not None:
+
+        def close(code: int, reason: str = "") -> None:
+            nonlocal state, send, closing, too_late
+            if over or state == "closed":
+                return
+            # The consumer hears of it, as of a client that leaves, whether or not the client reads.
+            before, state = state, "closed"
+            too_late = turns.loop.time() + scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT)
+            closing = turns.loop.create_task(ending(before, send, code, reason))
+            send = gone
+            if wake is not None:
+                wake({"type": "websocket.disconnect", "code": code, "reason": reason})
+            if connection is not None and connection.ends is not None:
+                connection.ends()
+            if watcher is not None:
+                watcher.told(str(consumer), scope, turns.loop)
+
+        async def ending(before: str, send: Any, code: int, reason: str) -> None:
+            if accepting is not None:
+                await asyncio.wait({accepting})
+                if not accepting.result():
+                    before = "connecting"
+            if before == "open":
+                await _closed(consumer, server, send, code, reason)
+            elif before == "connecting":
+                await refuse(scope, send, 403, server=server)
+
+        if connection is not None:
+            receive, wake = wakeable(receive, shared.loop)
+            connection.closes(close)
+        if limits is not None:
+            receive = limits.receive(scope, receive, close)
     denies = "websocket.http.response" in (scope.get("extensions") or {})
     held: dict[str, Any] | None = None
     sending: Any = None
@@ -106,16 +111,6 @@ async def serve_websocket(
     due = 0.0
     watcher: Any = None if watches else SenderWatcher(receive)
     asked: Any = None
-
-    def kept_receive() -> Any:
-        nonlocal asked
-        asked = receive()
-        return asked
-
-    def noted_receive() -> Any:
-        nonlocal asked
-        asked = watcher.noted(receive)
-        return asked
 
     def tracked(message: dict[str, Any]) -> Any:
         nonlocal sending
@@ -191,13 +186,14 @@ async def serve_websocket(
         sending = give_way(send, message) if turns.missed(now) else send(message)
         return sending
 
-    def at_once(message: dict[str, Any]) -> bool:
-        return state == "open" and sends_at_once(message)
-
     sends_at_once: Any = None
     if getattr(consumer.app, "sends_at_once", False):
         sends_at_once = quirks.at_once(send)
     if sends_at_once is not None:
+
+        def at_once(message: dict[str, Any]) -> bool:
+            return state == "open" and sends_at_once(message)
+
         scope[quirks.AT_ONCE] = at_once
     denial: Response = (403, None, b"")
     code = 1000
@@ -206,6 +202,17 @@ async def serve_websocket(
         if watcher is None:
             await consumer.app(scope, receive, tracked)
         else:
+
+            def kept_receive() -> Any:
+                nonlocal asked
+                asked = receive()
+                return asked
+
+            def noted_receive() -> Any:
+                nonlocal asked
+                asked = watcher.noted(receive)
+                return asked
+
             own = kept_receive if server.minds_who_left else noted_receive
             call, runs = separate(consumer.app(scope, own, tracked), task)
             watcher.watch(runs)

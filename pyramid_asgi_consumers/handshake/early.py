@@ -1,7 +1,6 @@
 """Keeps what a client sends while its handshake waits for a thread; notices when it leaves."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -33,7 +32,8 @@ class EarlyEvents:
     def __init__(self, receive: Callable[[], Awaitable[Event]]) -> None:
         self._receive = receive
         #: Events that were taken, and last the wait for one, in their order.
-        self._kept: deque[asyncio.Task[Event]] = deque()
+        #: They are few, and an empty deque has room for 64.
+        self._kept: list[asyncio.Task[Event]] = []
 
     async def __aenter__(self) -> "EarlyEvents":
         return self
@@ -80,10 +80,10 @@ class EarlyEvents:
         if not self._kept:
             # Another task was faster.
             return await self._receive()
-        first = self._kept.popleft()
+        first = self._kept.pop(0)
         try:
             await asyncio.wait((first,))
         except asyncio.CancelledError:
-            self._kept.appendleft(first)
+            self._kept.insert(0, first)
             raise
         return first.result()

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from pyramid.response import Response
@@ -410,7 +411,7 @@ class WebSocketFunction:
             connection.ends = websocket._watcher.closed
         await websocket._connect()
         await websocket._watcher.run(
-            lambda: self.func(websocket),
+            partial(self.func, websocket),
             websocket._disconnect,
             self.declared,
             scope.get(LEAVE_TIMEOUT, DEFAULT_LEAVE_TIMEOUT),

@@ -3,9 +3,11 @@
 For other consumers see ``connection.leaving``, which uses :class:`Watcher`, too.
 """
 
+# The annotations of inner functions would be made for each connection, and kept.
+from __future__ import annotations
+
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,13 +40,18 @@ class Watcher:
         self._receiving = False
         #: What takes events in advance, or has taken them; None when all of them are received.
         self._ahead: asyncio.Future[Any] | None = None
-        self._events: deque[Event] = deque()
+        # Few. An empty deque has room for 64.
+        self._events: list[Event] = []
         self._size = 0
         self._disconnect: Event | None = None
         self._report: Callable[[Event], object] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        # What run() was given, and the function's task, for as long as it runs.
+        self._task: Any = None
+        self._left: Any = None
+        self._name = ""
+        self._leave_timeout = 0.0
         self._cancelled = False
-        self._hasten: Callable[[], object] | None = None
         self._overdue: asyncio.TimerHandle | None = None
 
     async def receive(self) -> Event:
@@ -84,7 +91,7 @@ class Watcher:
                 self._ahead = None
                 # Raises what the server has raised.
                 ahead.result()
-        event = self._events.popleft()
+        event = self._events.pop(0)
         self._size -= _size(event)
         if not self._events and ahead.done() and not has_failed(ahead):
             self._ahead = None
@@ -105,30 +112,9 @@ class Watcher:
         raises is raised here, or a :class:`.StandIn` for what a task cannot raise. Cancelling this
         cancels ``func``.
         """
-
-        async def called() -> None:
-            try:
-                await func()
-            except BaseException as error:
-                raise caught(error, task)  # noqa: B904
-
-        def cancel(event: Event) -> None:
-            self._cancelled = True
-            left(event)
-            task.cancel()
-
-        def give_up() -> None:
-            log.warning("%s goes on %g s after its client has left: cancelled", name, leave_timeout)
-            self._cancelled = True
-            task.cancel()
-
-        def hasten() -> None:
-            loop = asyncio.get_running_loop()
-            self._overdue = loop.call_later(leave_timeout, give_up)
-
-        task = asyncio.create_task(called())
-        self._hasten = hasten
-        self.watch(cancel)
+        self._left, self._name, self._leave_timeout = left, name, leave_timeout
+        task = self._task = asyncio.create_task(_called(func))
+        self.watch(self._cancel)
         try:
             await outcome(task)
         except StandIn:
@@ -137,11 +123,24 @@ class Watcher:
         finally:
             await self.end()
 
+    def _cancel(self, event: Event) -> None:
+        self._cancelled = True
+        self._left(event)
+        self._task.cancel()
+
+    def _give_up(self) -> None:
+        log.warning(
+            "%s goes on %g s after its client has left: cancelled", self._name, self._leave_timeout
+        )
+        self._cancelled = True
+        self._task.cancel()
+
     def told(self) -> None:
         """The function knows that its client has left."""
         self.stop()
-        if self._hasten is not None and self._overdue is None and not self._cancelled:
-            self._hasten()
+        if self._task is not None and self._overdue is None and not self._cancelled:
+            loop = asyncio.get_running_loop()
+            self._overdue = loop.call_later(self._leave_timeout, self._give_up)
 
     def closed(self) -> None:
         """The websocket is closed from this side, which the next event tells: there is room for it.
@@ -166,7 +165,7 @@ class Watcher:
     async def end(self) -> None:
         """Watch no longer, and take no event any more."""
         self.stop()
-        self._hasten = None
+        self._task = self._left = None
         if self._overdue is not None:
             self._overdue.cancel()
         ahead, self._ahead = self._ahead, None
@@ -205,6 +204,14 @@ class Watcher:
             self._disconnect = event
             if not self._receiving and self._report is not None:
                 self._report(event)
+
+
+async def _called(func: Callable[[], Awaitable[object]]) -> None:
+    task = asyncio.current_task()
+    try:
+        await func()
+    except BaseException as error:
+        raise caught(error, task)  # noqa: B904
 
 
 def has_failed(taken: asyncio.Future[Any]) -> bool:
