@@ -25,7 +25,7 @@ from pyramid_asgi_consumers.connection.leaving import SenderWatcher
 from pyramid_asgi_consumers.connection.limits import MessageLimits
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.connection.users import Connection
-from pyramid_asgi_consumers.connection.waking import wakeable
+from pyramid_asgi_consumers.connection.waking import Wakeable
 from pyramid_asgi_consumers.contexts import context_of
 from pyramid_asgi_consumers.exceptions import (
     InvalidMessage,
@@ -100,7 +100,8 @@ async def serve_websocket(
                 await refuse(scope, send, 403, server=server)
 
         if connection is not None:
-            receive, wake = wakeable(receive, shared.loop)
+            wakeable = Wakeable(receive, shared.loop)
+            receive, wake = wakeable.receive, wakeable.wake
             connection.closes(close)
         if limits is not None:
             receive = limits.receive(scope, receive, close)

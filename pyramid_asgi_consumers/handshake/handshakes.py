@@ -58,6 +58,11 @@ _OF_THE_BODY = frozenset(
 _NEGOTIATED = b"sec-websocket-"
 
 
+# Deques of a request, which Pyramid makes when it needs them: empty when the request is over, each
+# has room for 64. The connection keeps the request.
+_CALLBACKS = ("finished_callbacks", "response_callbacks")
+
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -177,6 +182,8 @@ class Handshakes:
             for name, value in sendable
             if name not in _OF_THE_BODY and not name.startswith(_NEGOTIATED)
         ]
+        for callbacks in _CALLBACKS:
+            vars(admission.request).pop(callbacks, None)
         return admission
 
     async def send(

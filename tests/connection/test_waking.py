@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from pyramid_asgi_consumers.connection.waking import wakeable
+from pyramid_asgi_consumers.connection.waking import Wakeable
 from pyramid_asgi_consumers.stubborn import COUNTED
 
 END = {"type": "websocket.disconnect", "code": 4401, "reason": ""}
@@ -20,7 +20,8 @@ class Websocket:
         self.queue = asyncio.Queue()
         self._server = receive or self.queue.get
         self._waits = asyncio.Event()
-        self.receive, self.wake = wakeable(self._waiting, asyncio.get_running_loop())
+        wakeable = Wakeable(self._waiting, asyncio.get_running_loop())
+        self.receive, self.wake = wakeable.receive, wakeable.wake
 
     def _waiting(self):
         self._waits.set()

@@ -206,6 +206,16 @@ async def test_events_and_callbacks_come_once_each(config):
     assert len(happened) == 5
 
 
+async def test_an_open_connection_keeps_no_lists_of_callbacks_for_a_request_that_is_over(config):
+    consumer = declare(config, path="/{room}/x", permission="speak", factory=Room)
+    app = config.make_asgi_app()
+    await shake(app, "/blue/x", await log_in(app))
+    (request,) = [scope["pyramid.request"] for scope in consumer.scopes]
+    assert not {"finished_callbacks", "response_callbacks"} & vars(request).keys()
+    # Who adds one is not told off.
+    request.add_finished_callback(print)
+
+
 async def test_a_handshake_is_retried_by_pyramid_retry(engine):
     attempts = []
 
