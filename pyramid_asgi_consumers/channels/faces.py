@@ -13,6 +13,7 @@ from pyramid_asgi_consumers.channels.disconnects import Disconnects, Word, make_
 from pyramid_asgi_consumers.channels.envelopes import Messages, content_of, envelope_of
 from pyramid_asgi_consumers.channels.events import check_name, encode
 from pyramid_asgi_consumers.channels.subscriptions import OVERFLOWS, Overflows, Subscription
+from pyramid_asgi_consumers.exceptions import InvalidMessage
 from pyramid_asgi_consumers.interfaces import IChannels
 
 
@@ -73,7 +74,8 @@ class Channels:
         ``since`` replays is not counted; it takes at most what the backend stores.
         ``presence``, what JSON carries, is shown by :meth:`present` meanwhile.
 
-        Raises ValueError, and TypeError for a ``presence`` that cannot be sent.
+        Raises ValueError, TypeError for a ``presence`` that cannot be sent, and
+        :class:`.InvalidMessage`, a ValueError, for a ``since`` that is none: pages say it, mostly.
         """
         if not names:
             raise ValueError("subscribe: expected the name of a channel at least")
@@ -153,7 +155,8 @@ def _positions(
     if isinstance(since, str) and len(channels) == 1:
         return {channels[0]: since}
     if not isinstance(since, Mapping) or not all(isinstance(x, str) for x in since.values()):
-        raise ValueError(
+        # A page says it, as a rule.
+        raise InvalidMessage(
             "subscribe: since must be the id of an event, or with several channels a mapping from"
             f" name to id, not {since!r:.250}"
         )

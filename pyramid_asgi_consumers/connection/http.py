@@ -19,7 +19,7 @@ from pyramid_asgi_consumers.connection.leaving import RequestWatcher
 from pyramid_asgi_consumers.connection.shared import Shared
 from pyramid_asgi_consumers.connection.users import Connection
 from pyramid_asgi_consumers.contexts import context_of
-from pyramid_asgi_consumers.exceptions import ClientDisconnected
+from pyramid_asgi_consumers.exceptions import ClientDisconnected, InvalidMessage
 from pyramid_asgi_consumers.headers import Headers, merged
 from pyramid_asgi_consumers.mapper import Consumer
 from pyramid_asgi_consumers.raised import StandIn, caught, out_of_group, separate
@@ -161,6 +161,9 @@ async def serve_http(
             log.debug("The client of %s had left: %s", consumer, Shown(error))
         elif isinstance(error, HTTPException) and not started:
             await refuse(scope, send, *response_of(consumer, error))
+        elif isinstance(error, InvalidMessage) and not started:
+            log.warning("%d for %s: %s", error.status, consumer, Shown(error))
+            await refuse(scope, send, error.status)
         elif ended:
             report = partial(log.error, "%s failed after its response", consumer, exc_info=error)
             context_of(error).run(report)

@@ -83,6 +83,18 @@ async def test_an_http_exception_before_the_first_event_is_the_answer():
     assert b"not for you" in body_of(sent)
 
 
+async def test_what_the_client_says_and_is_nothing_is_a_400(caplog):
+    async def func(stream):
+        async with stream.relay("news", since=["not an id"]):
+            raise AssertionError
+
+    sent = await run(application(func), http_scope("/events"))
+    assert sent[0]["status"] == 400
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert "400 for" in record.getMessage() and "since must be" in record.getMessage()
+
+
 async def test_an_error_before_the_first_event_is_a_500(caplog):
     async def func(stream):
         raise LookupError("nothing here")

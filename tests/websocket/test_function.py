@@ -59,6 +59,20 @@ async def test_a_function_that_raises_is_logged_with_its_name(caplog):
     ]
 
 
+@pytest.mark.parametrize("since", ["[1]", "7", '{"news": 7}', '{"news": null}', "true"])
+async def test_a_place_that_is_none_closes_with_its_code(since, caplog):
+    async def func(websocket):
+        await websocket.accept()
+        async with websocket.relay("news", since=await websocket.receive_json()):
+            raise AssertionError
+
+    sent = await serve(func, text(since))
+    assert sent[1:] == [{"type": "websocket.close", "code": 1008, "reason": ""}]
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert "subscribe: since must be the id of an event" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("method", "event", "code"),
     [
