@@ -6,13 +6,39 @@ A server's ``send`` need not suspend: it does not where the client reads fast, n
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
+from weakref import ref
 
 # Seconds from one look to the next: about as long as Python lets a thread run.
 TURN = 0.005
 
 # Seconds until a ``receive`` is asked again that has told nothing new.
 AGAIN = 0.5
+
+
+class Crew(Protocol):
+    """Threads that do jobs: how many there are, and those that have none."""
+
+    threads: int
+    idle: list[Any]
+
+
+_crews: "set[ref[Crew]]" = set()
+
+
+def note(crew: Crew) -> None:
+    """Have :func:`threads_work` ask ``crew``, which has just been made, as long as it is there."""
+    _crews.add(ref(crew, _crews.discard))
+
+
+def threads_work() -> bool:
+    """Whether a thread of this process has a job.
+
+    An event loop that goes on and on has the interpreter lock for milliseconds at a time.
+    """
+    # Other threads may note theirs meanwhile.
+    crews = [each() for each in list(_crews)]
+    return any(crew.threads > len(crew.idle) for crew in crews if crew is not None)
 
 
 class Turns:

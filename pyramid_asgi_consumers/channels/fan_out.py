@@ -10,11 +10,18 @@ from time import monotonic
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from pyramid_asgi_consumers.turns import threads_work
+
 #: So many subscribers are served in one turn of the loop, and for so many seconds at most, which is
 #: looked after each few of them.
-SLICE = 128
-SECONDS = 0.001
+SLICE = 200
+SECONDS = 0.0015
 FEW = 8
+
+#: So many turns are between two slices: a page takes some. Where threads are at work, which need
+#: the interpreter lock, the loop waits instead, for so many seconds or what more timers take.
+TURNS = 3
+PAUSE = 0.0005
 
 
 class Served(Protocol):
@@ -34,6 +41,7 @@ class FanOut:
         self._waiting: deque[Served] = deque()
         # How many of those that waited have been served.
         self._served = 0
+        self._has_turned = asyncio.Event()
         # The next slice has nothing to do with who publishes in this one.
         self._context = contextvars.Context()
 
@@ -57,12 +65,21 @@ class FanOut:
         """Have :meth:`Served.serve` called in a later turn, since this one has no room."""
         self._waiting.append(subscriber)
 
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left = SLICE
+    def _turn(self, loop: asyncio.AbstractEventLoop, left: int = TURNS) -> None:
         waiting = self._waiting
+        if waiting and left:
+            self._left = 0
+            if threads_work():
+                loop.call_later(PAUSE, self._turn, loop, 0, context=self._context)
+            else:
+                loop.call_soon(self._turn, loop, left - 1, context=self._context)
+            return
+        self._left = SLICE
         while waiting and self.has_room(loop):
             self._served += 1
             waiting.popleft().serve()
+        self._has_turned.set()
+        self._has_turned.clear()
 
     async def turn(self) -> None:
         """Let the loop turn until all are served who wait now, be there none.
@@ -72,7 +89,7 @@ class FanOut:
         until = self._served + len(self._waiting)
         await asyncio.sleep(0)
         while self._served < until:
-            await asyncio.sleep(0)
+            await self._has_turned.wait()
 
 
 _fan_outs: WeakKeyDictionary[asyncio.AbstractEventLoop, FanOut] = WeakKeyDictionary()

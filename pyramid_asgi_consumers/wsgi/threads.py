@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pyramid_asgi_consumers.raised import carried
 from pyramid_asgi_consumers.shown import LOG_INTERVAL, Shown
+from pyramid_asgi_consumers.turns import note
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ class Crew:
         self.eased = 0
         self.draining = False
         self.when_ended: Callable[[], object] | None = None
+        note(self)
 
     def submit(self, job: Job) -> None:
         self.jobs.append(job)

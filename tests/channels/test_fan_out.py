@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import itertools
 
 import pytest
 
@@ -175,3 +176,25 @@ async def test_the_slices_have_nothing_of_who_publishes(channels):
     assert seen == [None]
     waiting.cancel()
     await subscription.__aexit__()
+
+
+async def test_threads_at_work_have_their_turn_between_slices(monkeypatch):
+    loop = asyncio.get_running_loop()
+    fanned_out = fan_out.FanOut()
+    monkeypatch.setattr(fan_out, "PAUSE", 0.01)
+    monkeypatch.setattr(fan_out, "threads_work", lambda: True)
+    times = []
+
+    class One:
+        def serve(self):
+            times.append(loop.time())
+
+    while fanned_out.has_room(loop):
+        pass
+    for _ in range(3 * fan_out.SLICE):
+        fanned_out.serve_later(One())
+    # They work for ever, which does not keep those who were there first from being served.
+    await asyncio.wait_for(fanned_out.turn(), 20)
+    assert len(times) == 3 * fan_out.SLICE
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert sum(pause >= 0.009 for pause in pauses) >= 2

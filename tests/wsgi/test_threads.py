@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from pyramid_asgi_consumers.turns import threads_work
 from pyramid_asgi_consumers.wsgi.threads import (
     Crew,
     Settler,
@@ -38,6 +39,16 @@ async def test_threads_start_at_first_use_and_are_daemons(pool):
     assert threads_of(pool) == []
     assert (await pool.run(threading.current_thread)).daemon
     assert threads_of(pool)
+
+
+async def test_it_is_known_whether_threads_work(pool):
+    go_on = threading.Event()
+    await pool.run(int)
+    await wait_until(lambda: not threads_work())
+    pool.submit(lambda: go_on.wait(20))
+    assert threads_work()
+    go_on.set()
+    await wait_until(lambda: not threads_work())
 
 
 async def test_jobs_run_side_by_side_in_no_more_threads_than_allowed(pool):
