@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
@@ -43,6 +44,9 @@ def run_on_loop(
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     except RuntimeError:
         coroutine.close()
+        if inspect.iscoroutine(awaitable):
+            # Nobody will await it.
+            awaitable.close()
         raise
     wait = until_done.get()
     if wait is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import signal
 import threading
 
@@ -356,7 +357,7 @@ async def test_a_loop_that_has_closed_is_an_error():
     coroutine = function(None)
     with pytest.raises(RuntimeError, match="closed"):
         await asyncio.to_thread(run_on_loop, coroutine, loop, None, set())
-    coroutine.close()
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
 
 async def test_other_views_are_as_they_were(config, get):
