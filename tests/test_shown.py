@@ -79,7 +79,7 @@ OWN = {
     "servers/listening.py": {"server", "*bound.getsockname()[:2]"},
     "stubborn.py": {"', '.join(sorted(places))", "where", "PATIENCE"},
     "wsgi/threads.py": {"threading.current_thread().name", "self.purpose"},
-    "websocket/watcher.py": {"name"},
+    "websocket/watcher.py": {"self._name"},
     "websocket/face.py": {"self.declared"},
 }
 
