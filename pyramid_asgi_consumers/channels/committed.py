@@ -75,13 +75,16 @@ class Committed:
 
     A finalizer, or the handler of a signal or of log lines, may publish wherever it interrupts a
     thread. If that is publishing, what it publishes goes behind, and it does not wait for that.
+
+    ``failed(messages)`` is called with what was not published of a commit, in any thread.
     """
 
     # Nobody waits for a lock here, nor for a thread that has yet to start, which may need what the
     # waiting thread holds: the garbage collector runs finalizers anywhere.
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, failed: Callable[[Messages], object] = bool) -> None:
         self._backend = backend
+        self._failed = failed
         self._inside = _Inside()
         self._begin()
         at_fork(self)
@@ -107,7 +110,12 @@ class Committed:
         if self._inside.now:
             self._jobs.append(_Job(messages, COMMITTED))
         elif not self.busy:
-            _log(COMMITTED, messages, self._publish(messages))
+            try:
+                results = self._publish(messages)
+            except BaseException:
+                self._failed(messages)
+                raise
+            self._tell(COMMITTED, messages, results)
         elif not self._wait(_Job(messages, COMMITTED)):
             log.warning(
                 "%d events that were committed still wait for those of earlier commits",
@@ -262,10 +270,32 @@ class Committed:
         if error is not None:
             count = sum(len(job.messages) for job in jobs)
             log.error("Publishing %d events after the commit failed", count, exc_info=error)
+            for job in jobs:
+                self._failed(job.messages)
             return
         for job in failed:
             if job.failure is not None:
-                _log(job.failure, job.messages, job.results)
+                self._tell(job.failure, job.messages, job.results)
+
+    def _tell(self, failure: str, messages: Messages, results: list[Any]) -> None:
+        # One line, however much a commit has published: an outage fails all of it.
+        failed = [
+            (message, result)
+            for message, result in zip(messages, results, strict=True)
+            if isinstance(result, ChannelsError)
+        ]
+        if not failed:
+            return
+        (name, _), result = failed[0]
+        log.error(
+            "Not published on %s %s: %s (%d of %d events)",
+            Shown(name),
+            failure,
+            Shown(result),
+            len(failed),
+            len(messages),
+        )
+        self._failed([message for message, _ in failed])
 
     def before_fork(self) -> None:
         """There is nothing to hold still."""
@@ -275,26 +305,6 @@ class Committed:
         if in_child:
             self._jobs.clear()
             self._begin()
-
-
-def _log(failure: str, messages: Messages, results: list[Any]) -> None:
-    # One line, however much a commit has published: an outage fails all of it.
-    failed = [
-        (name, result)
-        for (name, _), result in zip(messages, results, strict=True)
-        if isinstance(result, ChannelsError)
-    ]
-    if not failed:
-        return
-    name, result = failed[0]
-    log.error(
-        "Not published on %s %s: %s (%d of %d events)",
-        Shown(name),
-        failure,
-        Shown(result),
-        len(failed),
-        len(messages),
-    )
 
 
 def _id(results: list[Any]) -> str:

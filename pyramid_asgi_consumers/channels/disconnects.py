@@ -6,12 +6,16 @@ channel of its own, which a :class:`Listening` subscribes to. What is done for i
 """
 
 import json
+import logging
 import math
 import os
 import secrets
+import threading
 import time
 from base64 import b64decode, b64encode
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -19,9 +23,19 @@ from uuid import UUID
 from pyramid_asgi_consumers.channels.events import RESERVED, Gap, Item
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.subscriptions import Overflows, Subscription
+from pyramid_asgi_consumers.exceptions import ChannelsError
+from pyramid_asgi_consumers.shown import Shown
+
+log = logging.getLogger(__name__)
 
 #: How many bytes in UTF-8 the reason of a websocket's close may have (RFC 6455 section 5.5).
 MOST_REASON = 123
+
+#: After how many seconds a word is said again that others could not be told, and at most after how
+#: many; and how many such words are kept, the latest.
+FIRST = 1.0
+LATEST = 30.0
+UNSAID = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,9 @@ class Disconnects:
         self.travels = not isinstance(backend, MemoryBackend)
         # Applications may share such a backend.
         self._listeners: list[Callable[[Word], object]] = [] if self.travels else backend.listeners
+        self._unsaid: deque[tuple[str, bytes]] = deque(maxlen=UNSAID)
+        # The process in which a thread says them again.
+        self._saying: int | None = None
 
     def listen(self, listener: Callable[[Word], object]) -> None:
         """Have ``listener(word)`` called for each word of this process, in the thread it is of."""
@@ -99,6 +116,49 @@ class Disconnects:
             "at": time.time(),
         }
         return [(RESERVED, b"j" + json.dumps(said, separators=(",", ":")).encode())]
+
+    def say_again(self, messages: list[tuple[str, bytes]]) -> None:
+        """Publish the words among ``messages``, which could not be published, when that can be.
+
+        A thread tries until then, for which the interpreter does not wait.
+        """
+        words = [message for message in messages if message[0] == RESERVED]
+        if words:
+            self._unsaid.extend(words)
+            log.error("%d disconnects are said again until other processes hear them", len(words))
+            self._call()
+
+    def _call(self) -> None:
+        # Two threads would say it twice, which does no harm; what this interrupts may hold a lock.
+        if self._saying == os.getpid():
+            return
+        self._saying = os.getpid()
+        try:
+            threading.Thread(target=self._say, name="asgi-disconnects", daemon=True).start()
+        except RuntimeError:
+            # The interpreter ends.
+            self._saying = None
+
+    def _say(self) -> None:
+        pause = FIRST
+        while self._unsaid:
+            time.sleep(pause)
+            pause = min(2 * pause, LATEST)
+            try:
+                words = list(self._unsaid)
+                results = self.backend.publish_many(words)
+            except Exception as error:
+                log.debug("Disconnects are said again later: %s", Shown(error))
+                continue
+            for word, result in zip(words, results, strict=True):
+                if not isinstance(result, ChannelsError):
+                    # It is gone where too many came meanwhile.
+                    with suppress(ValueError):
+                        self._unsaid.remove(word)
+        self._saying = None
+        if self._unsaid:
+            # They came just now.
+            self._call()
 
     def give(self, word: Word) -> None:
         """Give ``word`` to this process; may be called in any thread."""

@@ -31,8 +31,8 @@ class Channels:
     def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.overflows = Overflows()
-        self.committed = Committed(backend)
         self.disconnects = Disconnects(backend)
+        self.committed = Committed(backend, self.disconnects.say_again)
         self.envelopes = Messages(envelope_of)
         self.messages = Messages(content_of)
 

@@ -41,7 +41,9 @@ class FanOut:
         self._waiting: deque[Served] = deque()
         # How many of those that waited have been served.
         self._served = 0
-        self._has_turned = asyncio.Event()
+        # Set after the next slice; who waits for that makes it. It knows the loop, which is to be
+        # forgotten.
+        self._next: asyncio.Event | None = None
         # The next slice has nothing to do with who publishes in this one.
         self._context = contextvars.Context()
 
@@ -78,8 +80,9 @@ class FanOut:
         while waiting and self.has_room(loop):
             self._served += 1
             waiting.popleft().serve()
-        self._has_turned.set()
-        self._has_turned.clear()
+        if self._next is not None:
+            self._next.set()
+            self._next = None
 
     async def turn(self) -> None:
         """Let the loop turn until all are served who wait now, be there none.
@@ -89,7 +92,9 @@ class FanOut:
         until = self._served + len(self._waiting)
         await asyncio.sleep(0)
         while self._served < until:
-            await self._has_turned.wait()
+            if self._next is None:
+                self._next = asyncio.Event()
+            await self._next.wait()
 
 
 _fan_outs: WeakKeyDictionary[asyncio.AbstractEventLoop, FanOut] = WeakKeyDictionary()

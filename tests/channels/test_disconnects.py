@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from uuid import UUID, uuid4
 
@@ -11,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyramid.request import Request, apply_request_extensions
 
-from pyramid_asgi_consumers.channels import Channels, Gap, channels_of
+from pyramid_asgi_consumers.channels import Channels, Gap, channels_of, disconnects
 from pyramid_asgi_consumers.channels.disconnects import Disconnects, Listening, Word, make_word
 from pyramid_asgi_consumers.channels.events import RESERVED, make_event
 from pyramid_asgi_consumers.channels.memory import MemoryBackend
 from pyramid_asgi_consumers.channels.redis import RedisBackend
 from pyramid_asgi_consumers.exceptions import PublishRefused
 from tests.support.channels import until
+from tests.support.redis_server import running_redis
 
 parts = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.uuids()
 parts |= st.floats(allow_nan=False)
@@ -242,14 +244,118 @@ def test_an_aborted_transaction_disconnects_nobody(config, elsewhere):
     assert asked.words == elsewhere.published == []
 
 
-def test_a_failure_to_tell_others_after_the_commit_is_logged(config, elsewhere, caplog):
+@pytest.fixture
+def committed(config, elsewhere, monkeypatch):
+    """Commits a disconnect of "ann", and an event, while others cannot be told."""
+    monkeypatch.setattr(disconnects, "FIRST", 0.01)
     asked = Asked(config, elsewhere)
+
+    def commit():
+        asked.request.tm = transaction.TransactionManager(explicit=True)
+        with asked.request.tm:
+            asked.request.channels.publish("news", 1)
+            asked.request.channels.disconnect()
+        return asked.words
+
     elsewhere.fails = True
-    asked.request.tm = transaction.TransactionManager(explicit=True)
-    with asked.request.tm:
-        asked.request.channels.disconnect()
-    assert asked.words == [Word("ann", "")]
-    assert "pyramid_asgi_consumers.disconnect" in caplog.text
+    yield commit
+    elsewhere.fails = False
+    said_again()
+
+
+def said_again():
+    """Wait until nothing is left to be said again."""
+    threads = [each for each in threading.enumerate() if each.name == "asgi-disconnects"]
+    assert not any(thread.join(20) or thread.is_alive() for thread in threads)
+
+
+def test_a_word_that_others_could_not_be_told_is_said_again(committed, elsewhere, caplog):
+    assert committed() == [Word("ann", "")]
+    assert committed() == [Word("ann", "")] * 2
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "1 disconnects are said again until other processes hear them" in lines
+    assert len(lines) == 4
+    time.sleep(0.05)
+    assert elsewhere.published == []
+    elsewhere.fails = False
+    said_again()
+    # The events are not: who was not there when it was committed reads it from the database.
+    assert told(elsewhere.published) == [Word("ann", "")] * 2
+    # All is as it was before.
+    elsewhere.fails = True
+    committed()
+    elsewhere.fails = False
+    said_again()
+    assert len(elsewhere.published) == 3
+
+
+def test_a_backend_that_raises_is_asked_again(committed, elsewhere, monkeypatch, caplog):
+    def broken(messages):
+        broken.times += 1
+        raise OSError("broken")
+
+    broken.times = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(elsewhere, "publish_many", broken)
+        committed()
+        deadline = time.monotonic() + 20
+        while broken.times < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        elsewhere.fails = False
+    said_again()
+    assert told(elsewhere.published) == [Word("ann", "")]
+
+
+def test_the_latest_words_are_kept(elsewhere, monkeypatch):
+    monkeypatch.setattr(disconnects, "FIRST", 0.01)
+    one = Disconnects(elsewhere)
+    elsewhere.fails = True
+    for number in range(disconnects.UNSAID + 5):
+        one.say_again(one.messages(Word(number, "")))
+    elsewhere.fails = False
+    said_again()
+    assert [word.userid for word in told(elsewhere.published)][-1] == disconnects.UNSAID + 4
+    assert len({word.userid for word in told(elsewhere.published)}) >= disconnects.UNSAID
+
+
+def test_where_no_thread_starts_any_more_it_is_left(elsewhere, monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    one = Disconnects(elsewhere)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        one.say_again(one.messages(Word("ann", "")))
+    monkeypatch.setattr(disconnects, "FIRST", 0.01)
+    one.say_again(one.messages(Word("bob", "")))
+    said_again()
+    assert told(elsewhere.published) == [Word("ann", ""), Word("bob", "")]
+
+
+@pytest.mark.redis
+async def test_other_processes_hear_of_it_when_redis_is_back(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(disconnects, "FIRST", 0.01)
+    with running_redis(tmp_path) as server:
+        own, others = RedisBackend(server.url, timeout=1.0), RedisBackend(server.url)
+        asked = Asked(config, own)
+        there, heard = listening(Disconnects(others))
+        await there.enter()
+        server.stop()
+
+        def commit():
+            asked.request.tm = transaction.TransactionManager(explicit=True)
+            with asked.request.tm:
+                asked.request.channels.disconnect()
+
+        await asyncio.to_thread(commit)
+        assert asked.words == [Word("ann", "")]
+        server.start()
+        await asyncio.to_thread(said_again)
+        await until(lambda: Word("ann", "") in heard)
+        await there.leave()
+        await own.aclose()
+        await others.aclose()
 
 
 @pytest.mark.redis

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
 import itertools
+import weakref
+from unittest.mock import Mock
 
 import pytest
 
@@ -198,3 +201,18 @@ async def test_threads_at_work_have_their_turn_between_slices(monkeypatch):
     assert len(times) == 3 * fan_out.SLICE
     pauses = [after - before for before, after in itertools.pairwise(times)]
     assert sum(pause >= 0.009 for pause in pauses) >= 2
+
+
+def test_a_loop_that_was_closed_is_forgotten():
+    async def crowd():
+        loop = asyncio.get_running_loop()
+        fanned_out = fan_out.fan_out_of(loop)
+        while fanned_out.has_room(loop):
+            pass
+        fanned_out.serve_later(Mock())
+        await asyncio.wait_for(fanned_out.turn(), 20)
+        return weakref.ref(loop)
+
+    loop = asyncio.run(crowd())
+    gc.collect()
+    assert loop() is None
